@@ -8,7 +8,7 @@ Conventions that hold everywhere:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, PyTree
 
@@ -25,6 +25,7 @@ TimeSampler = Callable[[Array], Array]
 """Draws one flow time: a typed key -> scalar in [0, 1]."""
 
 
+@runtime_checkable
 class Drift(Protocol):
     """A velocity field: ``drift(params, t, x, cond=None)`` -> array like ``x``.
 

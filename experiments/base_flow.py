@@ -1,0 +1,63 @@
+"""The pretrained flow of an experiment: trained once, then found again by what it depends on."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import gft_jax as gft
+from experiments.configs.digits import Digits
+from experiments.loop import check_finite, keep
+from experiments.methods import TimedPath
+from gft_jax.checkpoints import fingerprint, load_params
+from gft_jax.loading import init_params
+from gft_jax.networks import ResidualMLP
+from gft_jax.types import Drift, Params
+
+SEED = 0
+CHUNK = 50
+
+
+def pretrained_base(
+    config: Digits, data: np.ndarray, module: ResidualMLP, drift: Drift, timed_path: TimedPath, cache: Path
+) -> Params:
+    """Parameters of the base flow, from the cache or trained now.
+
+    The cache is keyed by everything that the parameters depend on: settings, architecture, and the data by content.
+    """
+    event_shape = data.shape[1:]
+    depends_on = {
+        "library": gft.__version__,
+        "path": config.path,
+        "steps": config.base_steps,
+        "learning_rate": config.base_learning_rate,
+        "batch_size": config.batch_size,
+        "network": repr(module),
+        "data": fingerprint(data),
+        "seed": SEED,
+    }
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
+    folder = (cache / key).absolute()
+    params = init_params(module, jax.random.key(SEED), event_shape)
+    if folder.is_dir():
+        print(f"base flow: found in {cache / key}")
+        return load_params(folder, params)
+
+    objective = gft.objectives.flow_matching(drift, timed_path.path, time_sampler=timed_path.times)
+    schedule = optax.cosine_decay_schedule(config.base_learning_rate, config.base_steps)
+    runner = gft.parallel.single_device(gft.finetuner(objective, optax.adam(schedule), averaging=None))
+    stream = gft.pairing.batches(data, batch_size=config.batch_size, seed=SEED)
+    state = runner.init(jax.random.key(SEED), params=params)
+    with tqdm(total=config.base_steps, desc="base flow", unit="step") as bar:
+        for step in range(0, config.base_steps, CHUNK):
+            count = min(CHUNK, config.base_steps - step)
+            state, infos = runner.step_many(state, None, stream.many(step, count))
+            check_finite(infos, step, "the base flow", "lower --base-learning-rate")
+            bar.set_postfix(loss=f"{float(infos.loss.mean()):.2f}", refresh=False)
+            bar.update(count)
+    keep(folder, state.params)
+    return state.params

@@ -1,0 +1,1 @@
+"""Configurations of the experiments: one frozen dataclass per file."""

@@ -1,0 +1,46 @@
+"""Scikit-learn's 8x8 digits under distribution shifts; real images that need no download."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from experiments.configs.digits import Shift
+
+NUM_HELD_OUT = 384
+"""Images for evaluation: the same ones for every number of target images."""
+
+
+class ShiftedDigits(NamedTuple):
+    """Disjoint sets of images ``[num, 8, 8]``, float32 in [-1, 1]."""
+
+    base: np.ndarray
+    """What the base flow is pretrained on."""
+    target: np.ndarray
+    """What it is fine-tuned on."""
+    held_out: np.ndarray
+    """Target images for evaluation."""
+    fresh: np.ndarray
+    """As many other target images as held out: what perfect samples would look like (the floor)."""
+
+
+def shifted_digits(shift: Shift, num_target: int) -> ShiftedDigits:
+    """The images of a shift; the split is always the same, and ``target`` grows with ``num_target``.
+
+    Raises:
+        ValueError: if there are not so many target images.
+    """
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) / 8.0 - 1.0).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order], labels[order]
+    if shift == "unseen-classes":
+        base, pool = images[labels <= 4], images[labels >= 5]
+    else:
+        half = len(images) // 2
+        base, pool = images[:half], images[half:]
+        pool = np.rot90(pool, axes=(1, 2)).copy() if shift == "rotation" else -pool
+    held_out, rest = pool[:NUM_HELD_OUT], pool[NUM_HELD_OUT:]
+    if not 1 <= num_target <= len(rest):
+        raise ValueError(f"num_target is {num_target}; the shift {shift} has 1 to {len(rest)} target images")
+    return ShiftedDigits(base, rest[:num_target], held_out, rest[:NUM_HELD_OUT])

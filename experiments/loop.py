@@ -1,0 +1,157 @@
+"""The training loop of one method and seed: chunks of steps, log, evaluations, checkpoints, resume."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.evaluator import Evaluate
+from experiments.run_folder import RunFolder
+from gft_jax.checkpoints import Checkpoints, load_params, save_params
+from gft_jax.cooling import effective_target_weight, target_weight
+from gft_jax.finetuning import StepInfo, TrainState
+from gft_jax.loading import params_folder
+from gft_jax.pairing import Batches
+from gft_jax.parallel import Runner
+from gft_jax.types import Params
+
+CHUNKS_PER_CHECKPOINT = 10
+
+
+class Stopped(Exception):
+    """A run that cannot go on; the message says why, and what to do."""
+
+
+class Loop(NamedTuple):
+    """Training of one method and seed, in chunks of steps, each followed by an evaluation."""
+
+    run: RunFolder
+    method: str
+    seed: int
+    runner: Runner
+    stream: Batches
+    num_steps: int
+    chunk: int
+    """Steps between two evaluations."""
+
+    def train(self, base_params: Params, params: Params | None, evaluate: Evaluate) -> Params:
+        """Final raw parameters: trained now, continued from the last checkpoint, or found finished.
+
+        Args:
+            base_params: the pretrained parameters.
+            params: where training starts; None for the base.
+            evaluate: scores raw parameters.
+
+        Raises:
+            Stopped: if loss or gradient is not finite; the last checkpoint stays.
+        """
+        state = self.runner.init(jax.random.key(self.seed), base_params, params)
+        final = params_folder(self.run.path, self.method, self.seed)
+        if final.is_dir():
+            print(f"{self.method} (seed {self.seed}): finished before")
+            return load_params(final, state.params)
+        base_params = self.runner.place(base_params)
+        with (
+            Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints,
+            tqdm(total=self.num_steps, desc=f"{self.method} (seed {self.seed})", unit="step") as bar,
+        ):
+            state, clock = self._start_or_continue(checkpoints, state, evaluate)
+            step = int(state.step)
+            bar.update(step)
+            while step < self.num_steps:
+                batches = self.stream.many(step, self.chunk)
+                started = time.perf_counter()
+                state, infos = self.runner.step_many(state, base_params, batches)
+                infos = jax.device_get(infos)
+                clock.add(time.perf_counter() - started, self.chunk)
+                check_finite(infos, step, f"{self.method} (seed {self.seed})", "lower --learning-rate")
+                step += self.chunk
+                self.run.log([self._train_row(step, infos), self._evaluation_row(step, evaluate, state)])
+                if step % (self.chunk * CHUNKS_PER_CHECKPOINT) == 0:
+                    checkpoints.save(step, self.runner.fetch(state), {"clock": clock.reading()})
+                bar.set_postfix(
+                    loss=f"{infos.loss.mean():.2f}", temperature=f"{infos.temperature[-1]:.3g}", refresh=False
+                )
+                bar.update(self.chunk)
+        self.run.log([self._row("timing", **clock.reading())])
+        keep(params_folder(self.run.path, self.method, self.seed, averaged=True), state.averaged_params)
+        keep(final, state.params)
+        return self.runner.fetch(state.params)
+
+    def _start_or_continue(
+        self, checkpoints: Checkpoints, state: TrainState, evaluate: Evaluate
+    ) -> tuple[TrainState, "Clock"]:
+        for skipped in checkpoints.skipped:
+            tqdm.write(f"passed over a checkpoint that was cut short: {skipped}")
+        if checkpoints.latest_step() is None:
+            self.run.rewind(self.method, self.seed, -1)
+            self.run.log([self._evaluation_row(0, evaluate, state)])
+            return state, Clock()
+        restored, metadata = checkpoints.restore(state)
+        self.run.rewind(self.method, self.seed, int(restored.step))
+        tqdm.write(f"{self.method} (seed {self.seed}): continues at step {int(restored.step)}")
+        return self.runner.place(restored), Clock(**metadata["clock"])
+
+    def _row(self, kind: str, **values: Any) -> dict[str, Any]:
+        return {"kind": kind, "method": self.method, "seed": self.seed, **values}
+
+    def _evaluation_row(self, step: int, evaluate: Evaluate, state: TrainState) -> dict[str, Any]:
+        scores, _ = evaluate(self.runner.fetch(state.params))
+        return self._row("evaluation", step=step, **scores)
+
+    def _train_row(self, step: int, infos: StepInfo) -> dict[str, Any]:
+        squared, along = (
+            np.mean(infos.stats.get(name, 0.0))
+            for name in ("displacement_squared", "displacement_along_target")
+        )
+        reached = float(effective_target_weight(squared, along))
+        return self._row(
+            "train",
+            step=step,
+            loss=float(infos.loss.mean()),
+            temperature=float(infos.temperature[-1]),
+            target_weight=float(target_weight(infos.temperature[-1])),
+            effective_target_weight=reached if squared > 0 else None,
+            grad_norm=float(infos.grad_norm.mean()),
+        )
+
+
+class Clock:
+    """Time of the training steps alone, without the first chunk of a process, which compiles."""
+
+    def __init__(self, seconds: float = 0.0, steps: int = 0):
+        self._seconds, self._steps, self._warm = seconds, steps, False
+
+    def add(self, seconds: float, steps: int) -> None:
+        """Counts one chunk."""
+        if self._warm:
+            self._seconds, self._steps = self._seconds + seconds, self._steps + steps
+        self._warm = True
+
+    def reading(self) -> dict[str, Any]:
+        """Seconds, and the steps that they are of."""
+        return {"seconds": self._seconds, "steps": self._steps}
+
+
+def check_finite(infos: StepInfo, step: int, what: str, advice: str) -> None:
+    """Stops a run whose loss or gradient was not finite.
+
+    Raises:
+        Stopped: naming the first such step.
+    """
+    bad = np.flatnonzero(~np.asarray(infos.is_finite))
+    if len(bad):
+        first = int(bad[0])
+        raise Stopped(
+            f"{what}: loss or gradient is not finite at step {step + first + 1} (loss {infos.loss[first]}, gradient "
+            f"norm {infos.grad_norm[first]}). The last good checkpoint is kept. {advice[0].upper()}{advice[1:]}."
+        )
+
+
+def keep(folder: Path, params: Params) -> None:
+    """Saves parameters unless they are there already."""
+    if not folder.is_dir():
+        save_params(folder, params)

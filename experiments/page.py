@@ -1,0 +1,281 @@
+"""The page of a report: HTML and CSS around the table, the figures and the settings of a run."""
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.plots import colour
+from experiments.summary import COLUMNS, NAMES, TableRow, format_cell
+
+_STYLE = Path(__file__).with_name("page.css")
+
+_METHODS = {
+    "gradual-linear": "gradual fine-tuning; the target weight rises linearly with the step.",
+    "gradual-self-paced": "gradual fine-tuning; the target weight rises as fast as the network follows.",
+    "plain": "flow matching on the target data, started at the base.",
+    "from-scratch": "flow matching on the target data, started at random parameters.",
+}
+
+_CAPTIONS = {
+    "convergence": (
+        "Convergence",
+        "Distance between generated and held-out samples at every evaluation of the raw parameters. Dotted: the "
+        "base before fine-tuning. Dashed: the floor, real data against real data.",
+    ),
+    "path_length": (
+        "Paths",
+        "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one Euler step; straight "
+        "paths lose little by it. Lines and bands as above.",
+    ),
+    "cooling": (
+        "Cooling",
+        "Left: temperature β of the methods that cool. Right: the target weight w = 1 / (1 + β) that is "
+        "asked for (broad line), and the weight ŵ that the network has reached (thin line), estimated from the "
+        "training batches as a ratio of smoothed moments. Below the broad line the network lags.",
+    ),
+    "samples": (
+        "Samples",
+        "First samples of each model, not selected, and real data. All panels share one scale, from -1 to 1.",
+    ),
+}
+
+
+def render(
+    config: Mapping[str, Any],
+    table: Sequence[TableRow],
+    methods: Sequence[str],
+    images: Mapping[str, bytes],
+    absent: Sequence[str],
+) -> str:
+    """The page as HTML that refers to nothing outside itself.
+
+    Args:
+        config: content of ``config.json``.
+        table: rows of the summary.
+        methods: methods of the run; their order gives the colours.
+        images: PNG files by figure: convergence, path_length, cooling, samples; any may be missing.
+        absent: what the run lacks, a sentence each.
+    """
+    experiment, shift = config.get("experiment", "run"), setting(config, "shift")
+    title = f"{experiment}: {shift}" if shift else str(experiment)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)} &ndash; fine-tuning report</title>
+<style>
+{_STYLE.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker">Fine-tuning report</p>
+<h1>{escape(title)}</h1>
+<p class="lead">{escape(opening(config, table, methods))}</p>
+</header>
+{_absent(absent)}
+<section>
+<h2>Results</h2>
+{_table(table, methods)}
+{_meanings()}
+</section>
+<section>
+<h2>Figures</h2>
+{"".join(_figure(name, images[name]) for name in _CAPTIONS if name in images)}
+</section>
+<section>
+<h2>How to read this</h2>
+{_notes(config, methods)}
+</section>
+<section>
+<h2>How to repeat it</h2>
+{_provenance(config)}
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def setting(config: Mapping[str, Any], name: str) -> Any:
+    """A setting by name, from the configuration or the facts next to it; None where neither has it."""
+    return config.get("config", {}).get(name, config.get(name))
+
+
+def listing(items: Sequence[Any]) -> str:
+    """Items as English text; three or more consecutive integers as a range."""
+    words = [str(item) for item in items]
+    if len(words) > 2 and all(isinstance(item, int) for item in items) and np.all(np.diff(items) == 1):
+        return f"{words[0]} to {words[-1]}"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def opening(config: Mapping[str, Any], table: Sequence[TableRow], methods: Sequence[str]) -> str:
+    """Two sentences that say what was done, as far as the files tell."""
+    base, target = setting(config, "base_classes"), setting(config, "target_classes")
+    count, shift = setting(config, "num_target"), setting(config, "shift")
+    seeds, steps = config.get("seeds", []), setting(config, "steps")
+    first = "A flow matching model"
+    first += f", pretrained on the classes {listing(base)}," if base else ""
+    first += " was adapted to images" if count is None else f" was adapted to {count} images"
+    first += f" of the classes {listing(target)}" if target else " of a shifted distribution"
+    first += f" (shift: {shift})" if shift else ""
+    trained = {row.method: row.last_step for row in table if row.method in methods and row.seeds}
+    several = len(trained) > 1
+    second = (
+        f"The {'methods' if several else 'method'} {listing(list(trained))} {'were' if several else 'was'}"
+    )
+    second += " trained"
+    if steps is not None:
+        up_to = "" if set(trained.values()) == {steps} else "up to "
+        second += f" for {up_to}{steps} steps{' each' if several else ''}"
+    second += f" with the {'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)}" if seeds else ""
+    return f"{first}. {second}." if trained else f"{first}. No method has been evaluated yet."
+
+
+def _absent(absent: Sequence[str]) -> str:
+    if not absent:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in absent)
+    return f"<aside><h2>Missing or doubtful in this run</h2><ul>{items}</ul></aside>"
+
+
+def _table(table: Sequence[TableRow], methods: Sequence[str]) -> str:
+    groups = [
+        (name, len(list(columns))) for name, columns in groupby(COLUMNS, key=lambda column: column.group)
+    ]
+    first = {next(c.key for c in COLUMNS if c.group == name) for name, _ in groups}
+    head = '<th colspan="3"></th>' + "".join(
+        f'<th class="first" colspan="{count}" scope="colgroup">{escape(name)}</th>' for name, count in groups
+    )
+    titles = "".join(
+        f'<th class="{"first" if column.key in first else ""}" scope="col">{escape(column.title)}</th>'
+        for column in COLUMNS
+    )
+    body = []
+    for row in table:
+        is_method = row.method in methods
+        swatch = f'<i style="background:{colour(row.method, methods)}"></i>' if is_method else "<i></i>"
+        step = "&ndash;" if row.last_step is None else row.last_step
+        cells = []
+        for column in COLUMNS:
+            statistic = row.cells.get(column.key)
+            mean, spread = format_cell(statistic, column)
+            parts = [_typeset(mean) if statistic else "&ndash;"]
+            parts += [f"<small>{_typeset(spread)}</small>"] if spread else []
+            if statistic and statistic.n != len(row.seeds):
+                parts.append(f"<small>n = {statistic.n}</small>")
+            cells.append(f'<td class="{"first" if column.key in first else ""}">{"".join(parts)}</td>')
+        body.append(
+            f'<tr class="{"" if is_method else "reference"}"><th scope="row">{swatch}'
+            f"{escape(NAMES.get(row.method, row.method))}</th><td>{len(row.seeds)}</td><td>{step}</td>"
+            f"{''.join(cells)}</tr>"
+        )
+    counts = {len(row.seeds) for row in table if row.method in methods and row.seeds}
+    spread = "One seed, so no spread: differences between methods may be chance."
+    if counts - {1}:
+        spread = "Mean over the seeds, ± the sample standard deviation over them (n = number of seeds)."
+    return f"""<div class="scroll"><table class="results">
+<thead><tr>{head}</tr>
+<tr><th scope="col">method</th><th scope="col">n</th><th scope="col">step</th>{titles}</tr></thead>
+<tbody>{"".join(body)}</tbody></table></div>
+<p class="small">{spread}</p>"""
+
+
+def _typeset(text: str) -> str:
+    """Text as HTML, with minus signs where a hyphen stands for one."""
+    return re.sub(r"(?<!\w)-(?=[\d ])", "&minus;", escape(text))
+
+
+def _meanings() -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(column.title)}</th><td class="short">{_typeset(column.better)}</td>'
+        f"<td>{_typeset(column.meaning)}</td></tr>"
+        for column in COLUMNS
+    )
+    return f"""<h3>What the columns mean</h3>
+<div class="scroll"><table class="text">
+<thead><tr><th scope="col">column</th><th scope="col">better</th><th scope="col">meaning</th></tr></thead>
+<tbody>{rows}</tbody></table></div>"""
+
+
+def _figure(name: str, png: bytes) -> str:
+    title, caption = _CAPTIONS[name]
+    data = base64.b64encode(png).decode("ascii")
+    return f"""<figure><img src="data:image/png;base64,{data}" alt="{escape(title)}">
+<figcaption><strong>{escape(title)}.</strong> {_typeset(caption)}</figcaption></figure>
+"""
+
+
+def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
+    evaluations, seeds = config.get("num_evaluations"), config.get("seeds", [])
+    known = "".join(
+        f"<dt>{escape(method)}</dt><dd>{escape(_METHODS[method])}</dd>"
+        for method in methods
+        if method in _METHODS
+    )
+    nfe = "an unrecorded number of" if evaluations is None else str(evaluations)
+    notes = [
+        "All numbers are of the raw parameters. Averaged parameters (EMA) would flatten every curve and hide what "
+        "the stability columns measure.",
+        "Within a seed, every evaluation of every method starts from the same noise, so that differences are due "
+        "to the parameters and not to the draw.",
+        f"Samples are made with {nfe} evaluations of the drift (NFE) each, those called one-step with a single one.",
+        "The floor is the distance between two disjoint sets of real data. Finite sets of the same law are about "
+        "this far apart, so it is what perfect samples would score.",
+        "Gradual fine-tuning regresses on w u + (1 - w) v, with u the velocity of the target path, v that of the "
+        "frozen base, and w = 1 / (1 + β): temperature β = 0 is plain flow matching.",
+    ]
+    if len(seeds) == 1:
+        notes.append(
+            "This is one seed: a calibration of the setting, not evidence for one method over another."
+        )
+    items = "".join(f"<li>{_typeset(note)}</li>" for note in notes)
+    return f"{f'<dl>{known}</dl>' if known else ''}<ul>{items}</ul>"
+
+
+def _provenance(config: Mapping[str, Any]) -> str:
+    shown = ("command", "versions", "config", "experiment", "methods", "num_evaluations", "wall_seconds")
+    seconds = config.get("wall_seconds")
+    run = {"hardware": "not recorded", "started": "not recorded"}
+    run |= {"wall time": "not recorded" if seconds is None else _duration(seconds)}
+    run |= {key: value for key, value in config.items() if key not in shown}
+    return f"""<pre><code>{escape(str(config.get("command", "not recorded")))}</code></pre>
+<div class="columns">
+<div>{_settings("Run", run)}{_settings("Versions", config.get("versions", {}))}</div>
+<div>{_settings("Configuration", config.get("config", {}))}</div>
+</div>"""
+
+
+def _settings(title: str, settings: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in _flat(settings)
+    )
+    return f'<h3>{title}</h3><table class="text">{rows or "<tr><td>not recorded</td></tr>"}</table>'
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{name}", ", ".join(map(str, value)) or "none"
+        else:
+            yield f"{prefix}{name}", "none" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts = parts[1:]
+    return " ".join(f"{number} {unit}" for number, unit in parts)

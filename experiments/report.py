@@ -1,0 +1,160 @@
+"""The report of a run, one self-contained page, made from the files of its folder alone.
+
+    python -m experiments.report RUN
+
+reads ``config.json``, ``metrics.jsonl`` and ``samples.npz`` and writes ``report.html``, the figures as PNG,
+``summary.json`` and ``summary.csv`` next to them. What an interrupted run lacks, the report names.
+"""
+
+import argparse
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import plots
+from experiments.page import listing, render, setting
+from experiments.summary import (
+    Record,
+    TableRow,
+    methods_of,
+    read_metrics,
+    runs,
+    summarise,
+    write_summary,
+)
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html``, its figures and the summary files into a run folder; the path of the page.
+
+    Raises:
+        FileNotFoundError: the folder, its ``config.json`` or its ``metrics.jsonl`` is missing.
+        ValueError: one of the files cannot be read.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    rows = read_metrics(folder)
+    samples = _read_samples(folder)
+    configured = list(config.get("methods", []))
+    methods = [*configured, *(method for method in methods_of(rows) if method not in configured)]
+    table = summarise(rows, methods)
+    write_summary(folder, table)
+    figures = {
+        "convergence": plots.convergence(rows, methods),
+        "path_length": plots.path_lengths(rows, methods),
+        "cooling": plots.cooling(rows, methods),
+        "samples": plots.sample_grids(samples, methods),
+    }
+    images = {}
+    for name, figure in figures.items():
+        if figure is not None:
+            path = folder / f"{name}.png"
+            plots.save(figure, path)
+            images[name] = path.read_bytes()
+    absent = absences(config, rows, table, methods, samples)
+    page = folder / "report.html"
+    page.write_text(render(config, table, methods, images, absent), encoding="utf-8")
+    return page
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run folder {folder}")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a run folder holds its settings in config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return config
+
+
+def _read_samples(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "samples.npz"
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): remove it for a report without samples"
+        ) from error
+
+
+def absences(
+    config: Mapping[str, Any],
+    rows: Sequence[Record],
+    table: Sequence[TableRow],
+    methods: Sequence[str],
+    samples: Mapping[str, np.ndarray],
+) -> list[str]:
+    """What the run should hold and does not, and what did not stay finite, a sentence each."""
+    absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
+    present = {row.method for row in table}
+    if "base" not in present:
+        absent.append("The base before fine-tuning was not evaluated.")
+    if "floor" not in present:
+        absent.append("There is no floor: real data were not compared with real data.")
+    if not samples:
+        return [*absent, "samples.npz is missing, and with it the figure of samples."]
+    lacking = [name for name in ("base", *methods, "real") if name not in samples]
+    if lacking:
+        absent.append(f"No samples of {listing(lacking)}.")
+    shapes = {array.shape[1:] for array in samples.values()}
+    hidden = sorted(shape for shape in shapes if not plots.is_image(shape))
+    return [*absent, *(f"Samples of shape {shape} are not images and not shown." for shape in hidden)]
+
+
+def _absences_of(config: Mapping[str, Any], rows: Sequence[Record], row: TableRow) -> Iterable[str]:
+    if row.last_step is None:
+        yield f"{row.method}: no evaluations."
+        return
+    steps = setting(config, "steps")
+    if steps is not None and row.last_step < steps:
+        yield f"{row.method}: evaluated up to step {row.last_step} of {steps}."
+    evaluated = runs(rows, "evaluation", row.method)
+    timed = {other["seed"] for other in rows if other["kind"] == "timing" and other["method"] == row.method}
+    for seed in config.get("seeds", row.seeds):
+        subject = f"{row.method}, seed {seed}"
+        if seed not in evaluated:
+            yield f"{subject}: no evaluations."
+        elif seed not in row.seeds:
+            last = evaluated[seed][-1]["step"]
+            yield (
+                f"{subject}: evaluated up to step {last} of {row.last_step}; left out of the table and the "
+                "curves."
+            )
+        elif seed not in timed:
+            yield f"{subject}: no timing, so this run did not finish."
+    for seed in row.seeds:
+        values = [record.get(key) for record in evaluated[seed] for key in ("w2", "energy_distance")]
+        if not all(math.isfinite(value) for value in values if value is not None):
+            yield f"{row.method}, seed {seed}: some evaluations are not finite; the run diverged."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: ``python -m experiments.report RUN``; exit status 2 where the run cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Make the report of a fine-tuning run again, from the files of its folder.",
+    )
+    parser.add_argument("run", type=Path, help="the run folder, which holds config.json and metrics.jsonl")
+    folder = parser.parse_args(arguments).run
+    try:
+        page = write_report(folder)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print(f"report: {page}")
+
+
+if __name__ == "__main__":
+    main()

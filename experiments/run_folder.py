@@ -1,0 +1,168 @@
+"""The folder of a run: its configuration, its log, and the rules for starting and continuing one."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.configs.digits import Digits
+
+
+class RunFolder:
+    """A folder ``RUN`` with config.json, metrics.jsonl, checkpoints and results."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        """Appends rows to the log and waits until they are on disk."""
+        with self.metrics.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def log_once(self, row: dict[str, Any]) -> None:
+        """Appends a row unless the log has one of the same kind, method, seed and step."""
+        if not any(_identity(json.loads(line)) == _identity(row) for line in self._lines()):
+            self.log([row])
+
+    def note(self, **facts: Any) -> None:
+        """Adds facts to config.json."""
+        path = self.path / "config.json"
+        write_atomically(path, json.dumps(json.loads(path.read_text()) | facts, indent=2) + "\n")
+
+    def rewind(self, method: str, seed: int, step: int) -> None:
+        """Drops what was logged of a method beyond a step, or cut short by a kill, so that nothing is logged twice."""
+        kept = []
+        for line in self._lines():
+            row = json.loads(line)
+            of_method = (row.get("method"), row["seed"]) == (method, seed)
+            if not (of_method and row.get("step", step + 1) > step):
+                kept.append(line)
+        write_atomically(self.metrics, "".join(line + "\n" for line in kept))
+
+    def _lines(self) -> list[str]:
+        """The rows of the log, without one cut short by a kill."""
+        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
+        return [line.rstrip("\n") for line in lines if line.endswith("\n")]
+
+
+def open_run(config: Digits, root: Path, facts: dict[str, Any]) -> RunFolder:
+    """A fresh folder, or with ``--resume`` the one that is continued.
+
+    Args:
+        config: settings of the run.
+        root: where numbered folders are made.
+        facts: more entries of config.json.
+
+    Raises:
+        ValueError: if the folder holds another run (naming the fields that differ), or there is nothing to resume.
+    """
+    path = config.out or (_latest(root) if config.resume else None)
+    if path is None:
+        path = _fresh(root)
+    elif (path / "config.json").exists():
+        _check_same_run(path, config)
+        return RunFolder(path)
+    elif config.resume:
+        raise ValueError(
+            f"nothing to resume: {path} holds no config.json; leave --resume out to start a run there"
+        )
+    elif path.exists() and any(path.iterdir()):
+        raise ValueError(f"{path} is not empty and holds no run: give --out an empty or a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**_provenance(), **facts, "config": _settings(config)}, indent=2)
+    write_atomically(path / "config.json", text + "\n")
+    return RunFolder(path)
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("kind", "method", "seed", "step"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _settings(config: Digits) -> dict[str, Any]:
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "resume")}
+    return json.loads(json.dumps(settings))
+
+
+def _check_same_run(path: Path, config: Digits) -> None:
+    theirs, ours = json.loads((path / "config.json").read_text())["config"], _settings(config)
+    differing = [
+        f"{name}: there {theirs.get(name)}, here {ours.get(name)}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds another run, which differs in\n  "
+            + "\n  ".join(differing)
+            + "\nGive the same settings to continue it, or another --out"
+        )
+    if not config.resume:
+        raise ValueError(
+            f"{path} holds a run with these settings: add --resume to continue it, or give another --out"
+        )
+
+
+def _numbered(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("[0-9][0-9][0-9]*") if path.name.isdigit())
+
+
+def _latest(root: Path) -> Path:
+    runs = [path for path in _numbered(root) if (path / "config.json").exists()]
+    if not runs:
+        raise ValueError(f"nothing to resume: there is no run in {root}; leave --resume out to start one")
+    return max(runs, key=lambda path: int(path.name))
+
+
+def _fresh(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(path.name) for path in _numbered(root)), default=0)
+    while True:
+        path = root / f"{number:03d}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another run started at the same moment
+            number += 1
+        else:
+            return path
+
+
+def _provenance() -> dict[str, Any]:
+    packages = (
+        "gft_jax",
+        "jax",
+        "flax",
+        "optax",
+        "diffrax",
+        "ott-jax",
+        "orbax-checkpoint",
+        "numpy",
+        "scikit-learn",
+    )
+    arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
+    devices = jax.local_devices()
+    return {
+        "experiment": "digits",
+        "command": f"python -m experiments.train {arguments}".rstrip(),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "hardware": f"{len(devices)} x {devices[0].device_kind} ({os.cpu_count()} cores, {platform.machine()})",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

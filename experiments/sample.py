@@ -1,0 +1,93 @@
+"""Draws samples from a finished run.
+
+    python -m experiments.sample runs/digits/001 --method plain --num-samples 100
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import diffrax
+import jax
+import numpy as np
+import tyro
+
+import gft_jax as gft
+from experiments import plots
+
+SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a finished run; writes them as an array and, if they are images, as a picture."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    method: str | None = None
+    """One of the run's methods, or base; default its first method."""
+    seed: int | None = None
+    """One of the run's seeds; default its first."""
+    averaged: bool = False
+    """Use the averaged parameters instead of the raw ones."""
+    target_weight: float = 1.0
+    """Dial between the base (0) and the fine-tuned model (1): the drift is a blend of the two. Values outside
+    [0, 1] extrapolate."""
+    num_samples: int = 64
+    """Number of samples."""
+    sample_seed: int = 0
+    """Seed of the noise."""
+    solver: Literal["euler", "midpoint", "heun", "tsit5"] = "euler"
+    """Solver of the sampling ODE."""
+    num_steps: int = 100
+    """Equal steps of the solver."""
+    out: Path | None = None
+    """Folder of the results; default RUN/samples."""
+
+
+def main() -> int:
+    """Draws the samples; returns the exit status."""
+    config = tyro.cli(Sample, prog="python -m experiments.sample", description=__doc__)
+    try:
+        draw(config)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(config: Sample) -> Path:
+    """Writes the samples, and returns the folder they are in.
+
+    Raises:
+        ValueError: if the run has no such method or seed, or a number is out of range.
+    """
+    if config.num_samples < 1:
+        raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
+    loaded = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
+    noise = jax.random.normal(
+        jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape)
+    )
+    drift, params = loaded.drift, loaded.params
+    if config.target_weight != 1.0:
+        drift = gft.drifts.blend(drift)
+        params = gft.drifts.BlendParams(loaded.base_params, loaded.params, config.target_weight)
+    result = gft.sampling.sample_ode(
+        drift, params, noise, num_steps=config.num_steps, solver=SOLVERS[config.solver]()
+    )
+    samples = np.asarray(result.x)
+    folder = config.out or config.run / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "samples.npy", samples)
+    print(f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}")
+    side = int(np.ceil(np.sqrt(len(samples))))
+    picture = plots.sample_grids({loaded.method: samples}, [loaded.method], side)
+    if picture is not None:
+        plots.save(picture, folder / "samples.png")
+        print(f"picture: {folder / 'samples.png'}")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

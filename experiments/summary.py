@@ -1,0 +1,311 @@
+"""The table of a run: numbers per method from ``metrics.jsonl`` alone, with their spread over seeds."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gft_jax.metrics import instantaneous_variance, spearman
+
+Record = dict[str, Any]
+"""One line of ``metrics.jsonl``."""
+
+_Number = Callable[[list[Record]], float | None]
+"""Records of one seed -> a number of that seed, None where they do not hold it."""
+
+NAMES = {"base": "base (step 0)", "floor": "real data (floor)"}
+"""How rows that are no methods are called."""
+
+_REQUIRED = {
+    "train": ("method", "seed", "step"),
+    "evaluation": ("method", "seed", "step"),
+    "floor": ("seed",),
+    "timing": ("method", "seed", "seconds", "steps"),
+}
+
+
+class Column(NamedTuple):
+    """A column of the table: how it is called, read and printed."""
+
+    key: str
+    """Name in ``summary.json`` and ``summary.csv``."""
+    heading: str
+    """Short heading for a terminal."""
+    title: str
+    """Heading on a page."""
+    group: str
+    """What the column tells about."""
+    better: str
+    """Which direction is better."""
+    decimals: int
+    scale: float
+    """Printed number = value times scale; files hold the value itself."""
+    meaning: str
+    """One or two sentences for the reader of the report."""
+
+
+_QUALITY, _PATHS, _STABILITY, _COST = "Sample quality", "Paths", "Stability of convergence", "Cost"
+
+# fmt: off
+COLUMNS = (
+    Column("final_w2", "W2", "W₂", _QUALITY, "lower", 3, 1,
+           "Exact 2-Wasserstein distance (the root, in pixel space) between generated and held-out samples "
+           "at the last evaluation."),
+    Column("best_w2", "best W2", "best W₂", _QUALITY, "lower", 3, 1,
+           "Smallest W₂ of all evaluations, step 0 included. It is picked with hindsight, by the very "
+           "samples that score it, so it flatters curves that fluctuate."),
+    Column("energy_distance", "energy", "energy distance", _QUALITY, "lower", 4, 1,
+           "Energy distance between generated and held-out samples at the last evaluation."),
+    Column("path_length", "path length", "path length", _PATHS, "lower", 3, 1,
+           "Mean length of the sampling trajectories from noise to data at the last evaluation (Euclidean "
+           "norm). At equal sample quality, shorter means straighter."),
+    Column("one_step_w2", "1-step W2", "one-step W₂", _PATHS, "lower", 3, 1,
+           "W₂ at the last evaluation of samples made in one Euler step (NFE = 1)."),
+    Column("spearman_w2", "rho(W2)", "Spearman, W₂", _STABILITY, "closer to -1", 2, 1,
+           "Spearman rank correlation of training step and W₂ over all evaluations: -1 is a curve that only "
+           "falls. Compare methods that start from the same parameters."),
+    Column("spearman_energy_distance", "rho(energy)", "Spearman, energy", _STABILITY, "closer to -1", 2, 1,
+           "The same rank correlation for the energy distance."),
+    Column("variance_of_w2_increments", "var dW2 /1e-3", "var ΔW₂ · 10³", _STABILITY, "lower", 2, 1e3,
+           "Instantaneous variance: the variance of the change of W₂ from one evaluation to the next, "
+           "printed in units of 10⁻³ (divisor: number of changes). It depends on how often a run is evaluated."),
+    Column("seconds_per_1000_steps", "s/1000 steps", "s per 1000 steps", _COST, "lower", 1, 1,
+           "Wall-clock seconds per 1000 training steps, as timed by the run."),
+)
+# fmt: on
+
+
+class Statistic(NamedTuple):
+    """Mean and spread of one number over seeds."""
+
+    mean: float
+    spread: float | None
+    """Sample standard deviation (divisor n - 1); None with one seed."""
+    n: int
+    """Number of seeds."""
+
+
+class TableRow(NamedTuple):
+    """What one method reached."""
+
+    method: str
+    """Name of the method; ``"base"`` before fine-tuning, ``"floor"`` for real data against real data."""
+    seeds: tuple[int, ...]
+    last_step: int | None
+    """Training step of the last evaluation; None without evaluations."""
+    cells: dict[str, Statistic]
+    """By column key; a number that the run does not hold has no entry."""
+
+
+def read_metrics(folder: str | Path) -> list[Record]:
+    """Lines of ``metrics.jsonl`` in a run folder, in the order of the file.
+
+    An unfinished last line, which an interrupted run may leave, is dropped.
+
+    Raises:
+        FileNotFoundError: the folder or the file is not there.
+        ValueError: a line is not a JSON object with a ``kind``.
+    """
+    path = Path(folder) / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a run folder holds its measurements in metrics.jsonl")
+    # What follows the last line feed is empty, or the start of a line that was never finished.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:60]!r}") from error
+        if not isinstance(row, dict) or "kind" not in row:
+            raise ValueError(f'{path}, line {number} is not an object with a "kind": {line[:60]!r}')
+        missing = [key for key in _REQUIRED.get(row["kind"], ()) if key not in row]
+        if missing:
+            raise ValueError(f"{path}, line {number} (kind {row['kind']!r}) lacks {', '.join(missing)}")
+        rows.append(row)
+    return rows
+
+
+def runs(rows: Iterable[Record], kind: str, method: str) -> dict[int, list[Record]]:
+    """Records of a method by seed, in order of step; of a step that was recorded twice, the later one."""
+    by_seed: dict[int, dict[int, Record]] = {}
+    for row in rows:
+        if row["kind"] == kind and row["method"] == method:
+            by_seed.setdefault(row["seed"], {})[row["step"]] = row
+    return {seed: [steps[step] for step in sorted(steps)] for seed, steps in sorted(by_seed.items())}
+
+
+def furthest(by_seed: dict[int, list[Record]]) -> dict[int, list[Record]]:
+    """The seeds that got as far as the furthest one: a mean over different steps would mean nothing."""
+    last = max((records[-1]["step"] for records in by_seed.values()), default=None)
+    return {seed: records for seed, records in by_seed.items() if records[-1]["step"] == last}
+
+
+def methods_of(rows: Iterable[Record]) -> list[str]:
+    """Methods with any record, in order of appearance; the base is not one of them."""
+    return [name for name in dict.fromkeys(row.get("method") for row in rows) if name not in (None, "base")]
+
+
+def summarise(rows: Sequence[Record], methods: Sequence[str] | None = None) -> list[TableRow]:
+    """Table of a run: the base, one row per method, the floor.
+
+    A row is made from the seeds that reached the last evaluated step of their method. The base and the floor
+    are left out where the run does not hold them.
+
+    Args:
+        rows: lines of ``metrics.jsonl``.
+        methods: rows of the table, in order; by default the methods that have records. A method without
+            evaluations gets an empty row.
+    """
+    methods = methods_of(rows) if methods is None else methods
+    table = [_table_row(rows, method) for method in ("base", *methods)]
+    floors = {row["seed"]: [row] for row in rows if row["kind"] == "floor"}
+    table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _REFERENCE[:2])))
+    return [row for row in table if row.method not in ("base", "floor") or row.cells]
+
+
+def _table_row(rows: Sequence[Record], method: str) -> TableRow:
+    by_seed = furthest(runs(rows, "evaluation", method))
+    cells = _cells(by_seed, _REFERENCE if method == "base" else _REFERENCE + _TRAINED)
+    timings: dict[int, list[Record]] = {seed: [] for seed in by_seed}
+    for row in rows:
+        if row["kind"] == "timing" and row["method"] == method and row["seed"] in timings:
+            timings[row["seed"]].append(row)
+    cells |= _cells(timings, (("seconds_per_1000_steps", _seconds_per_1000_steps),))
+    last_step = next((records[-1]["step"] for records in by_seed.values()), None)
+    return TableRow(method, tuple(by_seed), last_step, cells)
+
+
+def _cells(by_seed: dict[int, list[Record]], columns: Iterable[tuple[str, _Number]]) -> dict[str, Statistic]:
+    cells = {}
+    for key, number in columns:
+        values = [value for value in map(number, by_seed.values()) if value is not None]
+        if values:
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            cells[key] = Statistic(float(np.mean(values)), spread, len(values))
+    return cells
+
+
+def _last(key: str) -> _Number:
+    return lambda records: records[-1].get(key)
+
+
+def _of_curve(key: str, function: Callable[[np.ndarray, np.ndarray], Any], at_least: int) -> _Number:
+    def number(records: list[Record]) -> float | None:
+        points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+        if len(points) < at_least:
+            return None
+        steps, values = np.asarray(points, dtype=np.float64).T
+        return float(function(steps, values)) if np.isfinite(values).all() else math.nan
+
+    return number
+
+
+def _seconds_per_1000_steps(timings: list[Record]) -> float | None:
+    # A resumed run has a timing for each of its parts.
+    steps = sum(timing["steps"] for timing in timings)
+    return 1000 * sum(timing["seconds"] for timing in timings) / steps if steps else None
+
+
+_REFERENCE = (
+    ("final_w2", _last("w2")),
+    ("energy_distance", _last("energy_distance")),
+    ("path_length", _last("path_length")),
+    ("one_step_w2", _last("one_step_w2")),
+)
+# Two points have a rank correlation of one and increments without variance, whatever they are.
+_TRAINED = (
+    ("best_w2", _of_curve("w2", lambda _, values: values.min(), at_least=1)),
+    ("spearman_w2", _of_curve("w2", spearman, at_least=3)),
+    ("spearman_energy_distance", _of_curve("energy_distance", spearman, at_least=3)),
+    (
+        "variance_of_w2_increments",
+        _of_curve("w2", lambda _, values: instantaneous_variance(values), at_least=3),
+    ),
+)
+
+
+def format_cell(statistic: Statistic | None, column: Column) -> tuple[str, str]:
+    """Mean and spread of a cell as text; a dash for what is absent, nothing for the spread of one seed."""
+    if statistic is None:
+        return "-", ""
+    mean, spread = (
+        "" if number is None else f"{number * column.scale:.{column.decimals}f}" for number in statistic[:2]
+    )
+    return mean, spread and f"± {spread}"
+
+
+def render_text(table: Sequence[TableRow], width: int = 110) -> str:
+    """The table for a terminal, in as many blocks as ``width`` columns of text ask for."""
+    names = [_shortened(NAMES.get(row.method, row.method), 28) for row in table]
+    label = ["method", *names]
+    columns = [
+        ["seeds", *(str(len(row.seeds)) for row in table)],
+        ["step", *("-" if row.last_step is None else str(row.last_step) for row in table)],
+    ]
+    for column in COLUMNS:
+        cells = [_text_cell(row, column) for row in table]
+        columns.append([column.heading, *cells])
+    blocks: list[list[list[str]]] = []
+    for column in columns:
+        if not blocks or sum(2 + _width(other) for other in [*blocks[-1], column]) + _width(label) > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    return "\n\n".join(_render_block(label, block) for block in blocks) + "\n"
+
+
+def _text_cell(row: TableRow, column: Column) -> str:
+    statistic = row.cells.get(column.key)
+    fewer = f"(n={statistic.n})" if statistic is not None and statistic.n != len(row.seeds) else ""
+    return " ".join(part for part in (*format_cell(statistic, column), fewer) if part)
+
+
+def _render_block(label: list[str], block: list[list[str]]) -> str:
+    lines = [
+        "  ".join(
+            [name.ljust(_width(label)), *(column[i].rjust(_width(column)) for column in block)]
+        ).rstrip()
+        for i, name in enumerate(label)
+    ]
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _width(column: list[str]) -> int:
+    return max(map(len, column))
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def write_summary(folder: str | Path, table: Sequence[TableRow]) -> None:
+    """Write the table to ``summary.json`` and ``summary.csv`` in a run folder.
+
+    JSON has no number for NaN or infinity: a diverged run has the strings ``"nan"`` and ``"inf"`` there.
+    """
+    folder = Path(folder)
+    content = [
+        {
+            "method": row.method,
+            "seeds": row.seeds,
+            "last_step": row.last_step,
+            **{key: {name: _jsonable(v) for name, v in c._asdict().items()} for key, c in row.cells.items()},
+        }
+        for row in table
+    ]
+    (folder / "summary.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with (folder / "summary.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        parts = ("mean", "spread", "n")
+        writer.writerow(["method", "last_step", *(f"{c.key}_{part}" for c in COLUMNS for part in parts)])
+        for row in table:
+            cells = [row.cells.get(column.key, (None, None, 0)) for column in COLUMNS]
+            writer.writerow([row.method, row.last_step, *(number for cell in cells for number in cell)])
+
+
+def _jsonable(number: float | None) -> float | str | None:
+    return number if number is None or math.isfinite(number) else str(number)

@@ -1,0 +1,52 @@
+"""gft_jax: gradual fine-tuning of flow matching models, in JAX."""
+
+from importlib import metadata
+
+from gft_jax import (
+    checkpoints,
+    cooling,
+    couplings,
+    diffusions,
+    drifts,
+    gaussian,
+    metrics,
+    networks,
+    objectives,
+    pairing,
+    parallel,
+    paths,
+    sampling,
+)
+from gft_jax.finetuning import Adapter, FineTuner, StepInfo, TrainState, finetuner, full, mean_loss
+from gft_jax.loading import load
+from gft_jax.types import Batch, Drift, Objective, Terms
+
+__version__ = metadata.version("gft_jax")
+
+__all__ = [
+    "Adapter",
+    "Batch",
+    "Drift",
+    "FineTuner",
+    "Objective",
+    "StepInfo",
+    "Terms",
+    "TrainState",
+    "checkpoints",
+    "cooling",
+    "couplings",
+    "diffusions",
+    "drifts",
+    "finetuner",
+    "full",
+    "gaussian",
+    "load",
+    "mean_loss",
+    "metrics",
+    "networks",
+    "objectives",
+    "pairing",
+    "parallel",
+    "paths",
+    "sampling",
+]

@@ -1,0 +1,72 @@
+"""The exact optimal coupling of a batch: the assignment of least total squared distance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Key, Shaped
+from scipy.optimize import linear_sum_assignment
+
+from gft_jax.couplings.base import Coupling, Pairing, flat_ends, permutation_pairing, squared_distances
+
+
+def exact() -> Coupling:
+    """The permutation s that minimises ``sum_k |x0[s(k)] - x1[k]|^2``: optimal transport between the two batches.
+
+    The squared distances are computed on the device, in float32 (float64 for float64 ends) at full matrix
+    precision; the assignment is solved on the host in O(rows^3) (about 5 ms for 256 rows, 0.1 to 0.3 s for
+    1024). On arrays it is called directly; inside jit, vmap or grad it is a callback to the host, with the same
+    result up to ties within rounding. The key is not used. The cost over batches is biased: it is above the squared
+    Wasserstein-2 distance of the two laws and comes down to it as the batch grows.
+
+    Raises:
+        ValueError: (when called) for ends of different shapes, and for ends that are not finite or so large that
+            their squared distances overflow. Inside jit the latter come back as ``converged = False`` with the
+            rows of x0 in their own order.
+
+    Source: Tong et al., "Improving and generalizing flow-based generative models with minibatch optimal
+    transport", arXiv:2302.00482; Pooladian et al., "Multisample flow matching", arXiv:2304.14772. The assignment
+    is scipy's ``linear_sum_assignment``.
+    """
+
+    def couple(
+        key: Key[Array, ""],
+        x0: Shaped[Array | np.ndarray, "..."],
+        x1: Shaped[Array | np.ndarray, "..."],
+        cond: Any = None,
+        source_cond: Any = None,
+    ) -> Pairing:
+        x0, x1 = flat_ends(x0, x1)
+        cost = squared_distances(x0, x1)
+        if isinstance(cost, Tracer):
+            index_type = jax.ShapeDtypeStruct((x0.shape[0],), jnp.int32)
+            source_index = jax.pure_callback(_assign, index_type, cost, vmap_method="sequential")
+        else:
+            _check_finite(np.asarray(cost), np.asarray(x0), np.asarray(x1))
+            source_index = jnp.asarray(_assign(cost))
+        pairing = permutation_pairing(x0, x1, source_index)
+        return pairing._replace(converged=jnp.all(jnp.isfinite(cost)))
+
+    return couple
+
+
+def _assign(cost: Array | np.ndarray) -> np.ndarray:
+    """Row of x0 for each row of x1, on the host; the identity where the cost is not finite."""
+    matrix = np.asarray(cost)
+    if not np.isfinite(matrix).all():
+        return np.arange(matrix.shape[1], dtype=np.int32)
+    return linear_sum_assignment(matrix.T)[1].astype(np.int32)
+
+
+def _check_finite(cost: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> None:
+    if np.isfinite(cost).all():
+        return
+    found = []
+    for name, x in (("x0", x0), ("x1", x1)):
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(bad):
+            found.append(f"{len(bad)} of {len(x)} rows of {name} are not finite (first: {bad[:5].tolist()})")
+    reason = "; ".join(found) or f"they overflow {cost.dtype}, rescale the data"
+    raise ValueError(f"the squared distances between x0 and x1 are not finite: {reason}")

@@ -1,0 +1,218 @@
+"""Drifts: how they are called, made from the models of other libraries, and blended.
+
+A drift is a pure function ``drift(params, t, x, cond=None)``; see `gft_jax.types.Drift`. The adapters give a
+model of Flax (linen or nnx), of Equinox or a plain function that form. Without a
+condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as ``(t, x, cond)``,
+and a model that takes two arguments alone then raises an error rather than ignoring the condition.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from gft_jax.types import Drift
+
+
+def evaluate(
+    drift: Drift, params: Any, t: ArrayLike, x: Float[Array, "batch *event"], cond: Any = None
+) -> Float[Array, "batch *event"]:
+    """Velocity ``[batch, *event]`` of a drift: the one place where objectives and samplers call a drift.
+
+    The drift receives t as ``[batch]`` in the precision of x, but at least float32 (half precision cannot tell
+    a hundred times in [0, 1] apart). The velocity has the wider of the dtypes of x and of the drift's output:
+    a bfloat16 network on float32 events gives float32, a float32 network on bfloat16 events too.
+
+    Args:
+        drift: the velocity field.
+        params: its parameters.
+        t: flow time in [0, 1], a scalar or ``[batch]``.
+        x: positions ``[batch, *event]``.
+        cond: condition of the rows, a pytree of ``[batch, ...]``, or None.
+
+    Raises:
+        ValueError: if x has no batch axis, t is neither a scalar nor ``[batch]``, or the output of the drift
+            is not of the shape of x.
+    """
+    if x.ndim == 0:
+        raise ValueError("x must have a leading batch axis, got a scalar of shape (); pass x[None].")
+    times = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
+    if times.shape not in ((), x.shape[:1]):
+        raise ValueError(
+            f"t must be a scalar or have shape {x.shape[:1]}, one time for each row of x of shape {x.shape}; "
+            f"got shape {times.shape}."
+        )
+    velocity = drift(params, jnp.broadcast_to(times, x.shape[:1]), x, cond)
+    if jnp.shape(velocity) != x.shape:
+        raise ValueError(
+            f"The drift returned shape {jnp.shape(velocity)} for x of shape {x.shape}; a velocity has the shape "
+            "of x."
+        )
+    return jnp.asarray(velocity, jnp.promote_types(x.dtype, velocity.dtype))
+
+
+def _caller(call: Callable[..., Any]) -> Callable[[Callable[..., Any], Any, Any, Any], Any]:
+    """How to call a model whose signature is that of ``call``: with or without a condition."""
+    signature = inspect.signature(call)
+
+    def accepts(num_arguments: int) -> bool:
+        try:
+            signature.bind(*range(num_arguments))
+        except TypeError:
+            return False
+        return True
+
+    takes_none, takes_one = accepts(2), accepts(3)
+    if not (takes_none or takes_one):
+        raise ValueError(f"A drift is called as (t, x) or as (t, x, cond), but this one takes {signature}.")
+
+    def call_model(model: Callable[..., Any], t: Any, x: Any, cond: Any) -> Any:
+        if cond is None and takes_none:
+            return model(t, x)
+        if not takes_one:
+            raise ValueError(f"A condition was given to a drift that takes none: it takes {signature}.")
+        return model(t, x, cond)
+
+    return call_model
+
+
+def from_linen(module: linen.Module, variables: Mapping[str, Any] | None = None, **apply_kwargs: Any) -> Drift:
+    """Drift of a Flax linen module with ``__call__(t, x, cond)``; its parameters are the collection "params".
+
+    So ``drift(module.init(key, t, x, cond)["params"], t, x, cond)``, without the outer ``{"params": ...}``.
+    The module is always run for inference: its other collections never change, and no random numbers are
+    given to it. A module with dropout or batch statistics must be told so by its own argument, mostly
+    ``train=False`` or ``deterministic=True``; one that asks for a random key gets linen's InvalidRngError.
+
+    Args:
+        module: the module, unbound.
+        variables: its other collections, e.g. ``{"batch_stats": ...}``; frozen, and kept inside the drift.
+        **apply_kwargs: passed on to ``module.apply``, e.g. ``train=False``.
+
+    Raises:
+        ValueError: if ``variables`` holds "params" (they travel as an argument of the drift), or if
+            ``mutable`` is given (a drift returns a velocity alone).
+    """
+    if variables is not None and "params" in variables:
+        raise ValueError(
+            f'variables must not hold "params", got the collections {sorted(variables)}: parameters are the '
+            "first argument of the drift. Pass the other collections alone."
+        )
+    if "mutable" in apply_kwargs:
+        raise ValueError(
+            f"mutable={apply_kwargs['mutable']!r} makes the module return more than a velocity; a drift is pure."
+        )
+    collections = dict(variables or {})
+    method = apply_kwargs.get("method", "__call__")
+    call = _caller(getattr(module, method) if isinstance(method, str) else functools.partial(method, module))
+
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        def apply(*inputs: Any) -> Any:
+            return module.apply({"params": params, **collections}, *inputs, **apply_kwargs)
+
+        return call(apply, t, x, cond)
+
+    return drift
+
+
+def from_nnx(model: nnx.Module) -> tuple[Drift, Any]:
+    """Drift and parameters of a Flax nnx model with ``__call__(t, x, cond)``.
+
+    The parameters are the model's ``nnx.Param`` variables as an ``nnx.State``: a pytree that optax takes. The
+    rest of its state (batch statistics, random streams) is frozen inside the drift. The drift runs a copy in
+    evaluation mode (``model.eval()``: no dropout, running averages); the model itself is left as it is.
+    """
+    copy = nnx.clone(model)
+    copy.eval()
+    graph, params, rest = nnx.split(copy, nnx.Param, ...)
+    call = _caller(model.__call__)
+
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        return call(nnx.merge(graph, params, rest), t, x, cond)
+
+    return drift, params
+
+
+def from_equinox(module: Callable[..., Any]) -> tuple[Drift, Any]:
+    """Drift and parameters of an Equinox module that maps *one* example: ``module(t, x, cond)``.
+
+    The module sees t as a scalar, x as ``[*event]`` and cond without its batch axis, and is vmapped over the
+    batch. The parameters are the module with every leaf that is no floating-point array replaced by None (a
+    pytree that optax takes); all else is frozen inside the drift. The module is put in inference mode (no
+    dropout, no key needed). Modules that return a state besides their output, such as ``eqx.nn.BatchNorm``,
+    are not supported.
+    """
+    params, static = eqx.partition(eqx.nn.inference_mode(module), eqx.is_inexact_array)
+    call = _caller(module)
+
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        model = eqx.combine(params, static)
+        return jax.vmap(lambda t, x, cond: call(model, t, x, cond))(t, x, cond)
+
+    return drift, params
+
+
+def from_function(function: Callable[..., Any]) -> Drift:
+    """Drift without parameters: ``function(t, x)`` or ``function(t, x, cond)`` on whole batches.
+
+    The drift ignores its parameters; pass None or ``()``.
+
+    Raises:
+        ValueError: if the function can be called in neither way.
+    """
+    call = _caller(function)
+
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        return call(function, t, x, cond)
+
+    return drift
+
+
+class BlendParams(NamedTuple):
+    """Parameters of a blended drift. All are data: another target weight needs no compilation."""
+
+    base: Any
+    """Parameters of the base drift."""
+    tuned: Any
+    """Parameters of the fine-tuned drift."""
+    target_weight: ArrayLike
+    """w, a scalar or ``[batch]``: 0 is the base, 1 the fine-tuned drift; outside [0, 1] it extrapolates."""
+
+
+def blend(drift_base: Drift, drift_tuned: Drift | None = None) -> Drift:
+    """Drift over `BlendParams`: ``v = (1 - w) v_base + w v_tuned``, w the target weight.
+
+    A dial between two models at sampling time. With the exact drifts of the base and of the target it is
+    the minimiser of the gradual objective at temperature ``(1 - w) / w``, so its ODE shows the law that the
+    objective leads to. At w = 0 and w = 1 the velocity is that of the one model, bit for bit, even where
+    the other is not finite. Both models are evaluated at every w. The derivative by w is that of the
+    formula inside (0, 1), and zero at exactly 0 and 1.
+
+    Args:
+        drift_base: drift of the base model.
+        drift_tuned: drift of the fine-tuned model; None for the same function as the base.
+    """
+    drift_other = drift_base if drift_tuned is None else drift_tuned
+
+    def drift(params: BlendParams, t: Array, x: Array, cond: Any = None, /) -> Array:
+        base = evaluate(drift_base, params.base, t, x, cond)
+        tuned = evaluate(drift_other, params.tuned, t, x, cond)
+        weight = jnp.asarray(params.target_weight, jnp.result_type(base, tuned))
+        if weight.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"target_weight must be a scalar or have shape {x.shape[:1]}, one weight for each row of x of "
+                f"shape {x.shape}; got shape {weight.shape}."
+            )
+        weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+        between = (1 - weight) * base + weight * tuned
+        # The ends are selected: 0 * inf is not 0.
+        return jnp.where(weight == 0, base, jnp.where(weight == 1, tuned, between))
+
+    return drift

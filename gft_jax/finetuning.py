@@ -1,0 +1,261 @@
+"""The training step, one for every method: objective, optimiser, cooling and adapter make a fine-tuner."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from gft_jax import cooling as coolings
+from gft_jax.cooling import Cooling
+from gft_jax.types import Batch, Objective, Params
+
+SumOverDevices = Callable[[Any], Any]
+"""Sums a pytree of arrays over the devices that hold the rows of one batch; the identity on one device."""
+
+
+class Adapter(NamedTuple):
+    """How the trained parameters make the parameters that the drift takes."""
+
+    init: Callable[[Any, Any], Params]
+    """``(key, base_params)`` -> trained parameters, in the state where they change nothing."""
+    apply: Callable[[Params, Any], Params]
+    """``(params, base_params)`` -> parameters of the drift."""
+
+
+def full() -> Adapter:
+    """All parameters are trained, starting at the pretrained ones."""
+
+    def init(key: Key[Array, ""], base_params: Params) -> Params:
+        if base_params is None:
+            raise ValueError(
+                "without base_params there is nothing to start from: give base_params (to fine-tune a "
+                "pretrained drift) or params (to train from scratch)"
+            )
+        return base_params
+
+    return Adapter(init, lambda params, base_params: params)
+
+
+class TrainState(NamedTuple):
+    """All that a resume needs, and nothing else. The frozen base is not part of it."""
+
+    step: Array
+    """Number of steps taken, int32 scalar."""
+    params: Params
+    """The trained parameters."""
+    averaged_params: Params
+    """Their exponential moving average, or None."""
+    opt_state: Any
+    """State of the optimiser."""
+    objective_state: Any
+    """State of the objective."""
+    cooling_state: Any
+    """State of the cooling."""
+
+
+class StepInfo(NamedTuple):
+    """What a step reports; scalars."""
+
+    loss: Array
+    """Weighted mean of the objective over the batch, before the update."""
+    temperature: Array
+    """Temperature beta of this step."""
+    grad_norm: Array
+    """Euclidean norm of the gradient, before any clipping by the optimiser."""
+    is_finite: Array
+    """False where loss or gradient was not finite: the update was then left out, and only ``step`` advanced."""
+    stats: dict[str, Array]
+    """Weighted means of the objective's diagnostics."""
+
+
+class FineTuner(NamedTuple):
+    """A training method as pure functions, to be jitted, mapped or scanned as the caller likes.
+
+    `gft_jax.parallel` compiles them for one device or for many.
+    """
+
+    init: Callable[..., TrainState]
+    """``(key, base_params=None, params=None)`` -> state. The arrays are copied: a state that is donated never
+    deletes the caller's weights. With ``params`` training starts there, else where the adapter starts."""
+    step: Callable[..., tuple[TrainState, StepInfo]]
+    """``(state, base_params, batch, sum_over_devices=identity)`` -> ``(state, info)``."""
+    step_many: Callable[..., tuple[TrainState, StepInfo]]
+    """The same for batches stacked along a new leading axis, in one ``lax.scan``; infos are stacked likewise.
+    It pays where a single step takes less than about 2 ms."""
+
+
+def loss_sums(
+    objective: Objective,
+    params: Params,
+    base_params: Params,
+    batch: Batch,
+    temperature: Any,
+    objective_state: Any = (),
+    adapter: Adapter | None = None,
+) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+    """Sums over the rows of a batch: ``(weighted loss, (weights, weighted stats))``, differentiable in ``params``.
+
+    Sums, since sums of several devices or micro-batches add up and means do not.
+    """
+    apply = (lambda params, base: params) if adapter is None else adapter.apply
+    temperature = jnp.asarray(temperature)
+    frozen = apply(jax.lax.stop_gradient(params), base_params)
+    rows = objective.prepare(frozen, base_params, objective_state, batch, temperature)
+    terms = objective.loss(apply(params, base_params), base_params, rows, temperature)
+    stats = {name: jnp.sum(terms.weight * value) for name, value in terms.stats.items()}
+    return jnp.sum(terms.weight * terms.loss), (jnp.sum(terms.weight), stats)
+
+
+def mean_loss(
+    objective: Objective,
+    params: Params,
+    base_params: Params,
+    batch: Batch,
+    temperature: Any = 0.0,
+    objective_state: Any = (),
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted mean loss of a batch and its diagnostics, for a training loop of your own.
+
+    ``jax.value_and_grad(..., argnums=1, has_aux=True)`` of it is what `finetuner` takes its steps with.
+
+    Args:
+        objective: the training method.
+        params: parameters of the drift; differentiable.
+        base_params: pretrained parameters, or None where the method needs none.
+        batch: paired rows.
+        temperature: scalar beta >= 0.
+        objective_state: of methods that have one: ``objective.init(params, base_params)``.
+
+    Raises:
+        ValueError: if the method needs a base and there is none.
+    """
+    _check_base(objective, base_params)
+    total, (weight, stats) = loss_sums(objective, params, base_params, batch, temperature, objective_state)
+    return total / weight, {name: value / weight for name, value in stats.items()}
+
+
+def finetuner(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    cooling: Cooling | None = None,
+    *,
+    adapter: Adapter | None = None,
+    averaging: float | None = 0.999,
+) -> FineTuner:
+    """The training step of a method.
+
+    Each step takes the temperature from the cooling, lets the objective prepare the rows, forms the gradient of
+    the weighted mean loss over all rows of all devices, updates the parameters by the optimiser, and their
+    average, and hands the diagnostics to objective and cooling. A step whose loss or gradient is not finite
+    changes nothing but the step number, and says so.
+
+    Args:
+        objective: the training method.
+        optimizer: any optax transformation; clipping, schedules and masks belong there.
+        cooling: temperature by step; default zero, for methods that have none.
+        adapter: which parameters are trained; default all.
+        averaging: decay d in [0, 1) of the averaged parameters, which start at the initial ones and warm up:
+            at step n the decay is ``min(d, (1 + n) / (10 + n))``. None keeps no average.
+
+    Raises:
+        ValueError: for a decay outside [0, 1); from ``init``, if the method needs a base and there is none, or
+            parameters are not finite or not of floating-point type.
+    """
+    if averaging is not None and not 0.0 <= averaging < 1.0:
+        raise ValueError(f"averaging is a decay in [0, 1), or None, got {averaging}")
+    cooling = coolings.constant(temperature=0.0) if cooling is None else cooling
+    adapter = full() if adapter is None else adapter
+
+    def init(key: Key[Array, ""], base_params: Params = None, params: Params = None) -> TrainState:
+        _check_base(objective, base_params)
+        params = adapter.init(key, base_params) if params is None else params
+        _check_params(params)
+        params = _copied(params)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            averaged_params=None if averaging is None else _copied(params),
+            opt_state=optimizer.init(params),
+            objective_state=_copied(objective.init(adapter.apply(params, base_params), base_params)),
+            cooling_state=cooling.init(),
+        )
+
+    def step(
+        state: TrainState, base_params: Params, batch: Batch, sum_over_devices: SumOverDevices = lambda x: x
+    ) -> tuple[TrainState, StepInfo]:
+        _check_base(objective, base_params)
+        temperature = cooling.temperature(state.cooling_state, state.step)
+
+        def local_sums(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+            return loss_sums(
+                objective, params, base_params, batch, temperature, state.objective_state, adapter
+            )
+
+        sums = sum_over_devices(jax.value_and_grad(local_sums, has_aux=True)(state.params))
+        (total, (weight, stats)), gradient = sums
+        loss, stats, gradient = jax.tree.map(lambda value: value / weight, (total, stats, gradient))
+        grad_norm = optax.tree.norm(gradient)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            averaged_params=_average(averaging, state.step, state.averaged_params, params),
+            opt_state=opt_state,
+            objective_state=objective.update(
+                state.objective_state, stats, adapter.apply(params, base_params)
+            ),
+            cooling_state=cooling.update(state.cooling_state, state.step, stats),
+        )
+        kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, state)
+        return kept._replace(step=new.step), StepInfo(loss, temperature, grad_norm, is_finite, stats)
+
+    def step_many(
+        state: TrainState, base_params: Params, batches: Batch, sum_over_devices: SumOverDevices = lambda x: x
+    ) -> tuple[TrainState, StepInfo]:
+        return jax.lax.scan(
+            lambda state, batch: step(state, base_params, batch, sum_over_devices), state, batches
+        )
+
+    return FineTuner(init, step, step_many)
+
+
+def _average(decay: float | None, step: Array, averaged: Params, params: Params) -> Params:
+    if decay is None:
+        return None
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(
+        lambda old, new: (keep * old + (1.0 - keep) * new).astype(new.dtype), averaged, params
+    )
+
+
+def _check_base(objective: Objective, base_params: Params) -> None:
+    if objective.needs_base and base_params is None:
+        raise ValueError(
+            "this method fine-tunes a pretrained drift and base_params is None: give the pretrained parameters, "
+            "or use objectives.flow_matching to train from scratch"
+        )
+
+
+def _check_params(params: Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"trained parameters must be floating-point arrays; params{name} has dtype "
+                f"{jnp.result_type(leaf)}. Pass such constants to the drift in another way than by params."
+            )
+        if not isinstance(leaf, jax.core.Tracer):
+            bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
+            if bad:
+                raise ValueError(f"params{name} holds {bad} values that are not finite, of {np.size(leaf)}")
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -1,0 +1,102 @@
+"""Finished runs: what a run folder says of its model, and how a notebook gets it back."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+from gft_jax import networks
+from gft_jax.checkpoints import load_params
+from gft_jax.drifts import from_linen
+from gft_jax.types import Drift, Params
+
+MODEL_FILE = "model.json"
+
+
+class Loaded(NamedTuple):
+    """A drift with its parameters."""
+
+    drift: Drift
+    """``drift(params, t, x, cond=None)``."""
+    params: Params
+    """Parameters of the method that was asked for."""
+    base_params: Params
+    """Parameters of the pretrained model that the run started from."""
+    event_shape: tuple[int, ...]
+    """Shape of one sample."""
+    method: str
+    """Name of the method."""
+
+
+def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shape: tuple[int, ...]) -> None:
+    """Writes RUN/model.json: a network of `gft_jax.networks`, its settings, and the shape of its samples.
+
+    Raises:
+        ValueError: if the network is not one of the library's, which alone can be made again by name.
+    """
+    name = type(module).__name__
+    if getattr(networks, name, None) is not type(module):
+        raise ValueError(
+            f"{name} is not a network of gft_jax.networks; keep your own module beside its parameters"
+        )
+    settings = {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name", "param_dtype")
+    }
+    model = {"network": name, "settings": settings, "event_shape": list(event_shape)}
+    (Path(run) / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
+
+
+def params_folder(
+    run: str | os.PathLike[str], method: str, seed: int | None = None, averaged: bool = False
+) -> Path:
+    """Where a run keeps the final parameters of a method; of the base, which has no seed, in RUN/params/base."""
+    name = method if seed is None else f"{method}-seed{seed}"
+    return Path(run).absolute() / "params" / (name + ("-averaged" if averaged else ""))
+
+
+def load(
+    run: str | os.PathLike[str], method: str | None = None, seed: int | None = None, *, averaged: bool = False
+) -> Loaded:
+    """Drift and parameters of a finished run.
+
+    Args:
+        run: folder of the run.
+        method: one of the run's methods, or "base"; default the first of its configuration.
+        seed: one of the run's seeds; default the first.
+        averaged: whether to load the averaged parameters instead of the raw ones.
+
+    Raises:
+        ValueError: if there is no such run, method or seed, or it has not finished; says what there is.
+    """
+    run = Path(run)
+    for name in (MODEL_FILE, "config.json"):
+        if not (run / name).is_file():
+            raise ValueError(f"{run} is not the folder of a run: it has no {name}")
+    model = json.loads((run / MODEL_FILE).read_text())
+    config = json.loads((run / "config.json").read_text())
+    method = config["methods"][0] if method is None else method
+    if method != "base":
+        seed = config["seeds"][0] if seed is None else seed
+    folder = params_folder(run, method, None if method == "base" else seed, averaged and method != "base")
+    if not folder.is_dir():
+        there = sorted(path.name for path in (run / "params").glob("*"))
+        raise ValueError(
+            f"{run} has no finished parameters {folder.name}; there are: {', '.join(there) or 'none'}"
+        )
+    module = getattr(networks, model["network"])(**model["settings"])
+    event_shape = tuple(model["event_shape"])
+    like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
+    base_params = load_params(params_folder(run, "base"), like)
+    return Loaded(from_linen(module), load_params(folder, like), base_params, event_shape, method)
+
+
+def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:
+    """Random parameters of a drift network for samples of a shape."""
+    return module.init(key, jnp.zeros(1), jnp.zeros((1, *event_shape)))["params"]

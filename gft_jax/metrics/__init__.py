@@ -1,0 +1,11 @@
+"""Metrics: distances between samples, geometry of sampling paths, stability of convergence curves.
+
+Distances and stability are computed on the host in double precision and return Python floats; they are for
+evaluation, not for gradients. What is not finite is an error that says where, never part of a mean.
+"""
+
+from gft_jax.metrics.distances import energy_distance, one_step_w2, w2
+from gft_jax.metrics.path_geometry import path_length
+from gft_jax.metrics.stability import instantaneous_variance, spearman
+
+__all__ = ["energy_distance", "instantaneous_variance", "one_step_w2", "path_length", "spearman", "w2"]

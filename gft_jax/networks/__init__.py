@@ -1,0 +1,5 @@
+"""Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
+
+from gft_jax.networks.mlp import ResidualMLP
+
+__all__ = ["ResidualMLP"]

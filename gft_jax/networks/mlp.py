@@ -1,0 +1,137 @@
+"""A residual multilayer perceptron as a drift network, for events of any shape."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
+# by time, which average-velocity training takes, is not dominated by one feature.
+_LARGEST_ANGULAR_FREQUENCY = 50.0
+
+
+def _sinusoids(t: Float[Array, "batch"], num_features: int) -> Float[Array, "batch {num_features}"]:
+    """``cos(w_k t), sin(w_k t)``, the angular frequencies w_k spaced geometrically from 1 to the largest."""
+    frequencies = np.geomspace(1.0, _LARGEST_ANGULAR_FREQUENCY, num_features // 2)
+    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class ResidualMLP(nn.Module):
+    """Velocity network ``module(t, x, cond=None)`` of residual blocks on the flattened event.
+
+    With ``e = silu(A s(t) + embedding of the condition)``, s(t) sinusoids of fixed frequencies, and
+    ``(scale, shift) = B e``, each block adds ``W silu((1 + scale) h + shift)`` to its input h. The scale and the
+    shift are shared by the blocks, which keeps conditioning cheap: 333,696 parameters for 64-dimensional
+    events with the defaults. (There is no normalisation: at these depths it brought nothing and cost a third of
+    the time.)
+
+    The last layer starts at zero, so the initial drift is zero everywhere: training from scratch starts at the
+    loss of the best constant-free guess instead of that of a random field. It also means that a freshly
+    initialised network does not react to anything yet.
+
+    Computation runs in the dtype of x, whatever the dtype of the parameters.
+
+    Attributes:
+        hidden: width of the blocks, >= 1.
+        depth: number of residual blocks, >= 1.
+        time_features: number of sinusoids of t, and width of the embedding e; even, >= 2.
+        num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in
+            0 .. K - 1. The index K is the null class and means "no condition"; ``cond=None`` is the same
+            as K in every row (as classifier-free guidance needs). Labels cannot be checked under jit: one above
+            K gives NaN, a negative one counts from the end, so check labels where rows are paired.
+        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``; it is
+            then obligatory.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: at construction, if a field is out of range or both kinds of condition are asked for; at the
+            call, if the shapes of t or cond do not fit x, or cond is missing, unexpected or of the other kind.
+    """
+
+    hidden: int = 256
+    depth: int = 4
+    time_features: int = 64
+    num_classes: int | None = None
+    cond_features: int | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.num_classes is not None and self.cond_features is not None:
+            raise ValueError(
+                f"num_classes={self.num_classes} and cond_features={self.cond_features} are two kinds of condition; "
+                "set one of them, the other None."
+            )
+        for name in ("hidden", "depth", "num_classes", "cond_features"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}.")
+        if self.time_features < 2 or self.time_features % 2:
+            raise ValueError(f"time_features must be even and >= 2, got {self.time_features}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, t: Float[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+    ) -> Float[Array, "batch *event"]:
+        """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond."""
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}.")
+
+        def dense(features: int, name: str, **kwargs: Any) -> nn.Dense:
+            return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
+
+        # Angles are taken in float32 at least: half precision would round t itself.
+        sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
+        embedding = dense(self.time_features, "time")(sinusoids.astype(x.dtype))
+        if self.num_classes is not None:
+            labels = _labels(cond, x, self.num_classes)
+            table = nn.Embed(
+                self.num_classes + 1, self.time_features, x.dtype, self.param_dtype, name="condition"
+            )
+            embedding += table(labels)
+        elif self.cond_features is not None:
+            vectors = _vectors(cond, x, self.cond_features)
+            embedding += dense(self.time_features, "condition")(vectors)
+        elif cond is not None:
+            raise ValueError(
+                "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
+            )
+
+        modulation = dense(2 * self.hidden, "modulation")(nn.silu(embedding))
+        scale, shift = jnp.split(modulation, 2, axis=-1)
+        h = dense(self.hidden, "first")(x.reshape(x.shape[0], -1))
+        for i in range(self.depth):
+            h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
+        event_size = math.prod(x.shape[1:])
+        velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
+        return velocity.reshape(x.shape)
+
+
+def _labels(cond: Any, x: Array, num_classes: int) -> Array:
+    """Integer labels ``[batch]``; the null class in every row where there is no condition."""
+    if cond is None:
+        return jnp.full(x.shape[:1], num_classes)
+    if jnp.shape(cond) != x.shape[:1] or not jnp.issubdtype(jnp.result_type(cond), jnp.integer):
+        raise ValueError(
+            f"With num_classes={num_classes} cond must be integer labels of shape {x.shape[:1]} for x of shape "
+            f"{x.shape}; got {jnp.result_type(cond)} of shape {jnp.shape(cond)}."
+        )
+    return jnp.asarray(cond)
+
+
+def _vectors(cond: Any, x: Array, cond_features: int) -> Array:
+    """Float conditions ``[batch, cond_features]`` in the dtype of x."""
+    expected = (x.shape[0], cond_features)
+    if cond is None:
+        raise ValueError(f"With cond_features={cond_features} cond must be floats of shape {expected}; got None.")
+    if jnp.shape(cond) != expected or not jnp.issubdtype(jnp.result_type(cond), jnp.floating):
+        raise ValueError(
+            f"With cond_features={cond_features} cond must be floats of shape {expected} for x of shape {x.shape}; "
+            f"got {jnp.result_type(cond)} of shape {jnp.shape(cond)}."
+        )
+    return jnp.asarray(cond, x.dtype)

@@ -1,0 +1,7 @@
+"""Training methods as pure functions: one file per method, none of which knows optimisers or devices."""
+
+from gft_jax.objectives import time_sampling, weighting
+from gft_jax.objectives.flow_matching import flow_matching
+from gft_jax.objectives.gradual import gradual, rolled_out
+
+__all__ = ["flow_matching", "gradual", "rolled_out", "time_sampling", "weighting"]

@@ -1,0 +1,54 @@
+"""Points on conditional paths: what every regression on a path starts from."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gft_jax.objectives.time_sampling import draw_times
+from gft_jax.paths import Path
+from gft_jax.types import Batch, TimeSampler, Weighting
+
+
+class PathRows(NamedTuple):
+    """Points on conditional paths, ready for a regression; all leaves ``[rows, ...]``."""
+
+    t: Array
+    """Flow times ``[rows]``."""
+    x: Array
+    """Points ``[rows, *event]``."""
+    velocity: Array
+    """Conditional velocities ``[rows, *event]``: the regression target."""
+    factor: Array
+    """Weight by time k(t) of the squared error ``[rows]``."""
+    weight: Array
+    """Weights of the rows ``[rows]``."""
+    cond: Any
+    """Conditions of the data end, or None."""
+
+
+def squared_norm(x: Float[Array, "rows *event"]) -> Float[Array, "rows"]:
+    """Sum of squares over the event axes."""
+    return jnp.sum(jnp.square(x).reshape(x.shape[0], -1), axis=-1)
+
+
+def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch: Batch) -> PathRows:
+    """Draws a time and a point on the conditional path of every row, from the row's own key.
+
+    Raises:
+        ValueError: if the batch has no data end, or the two ends differ in shape.
+    """
+    if batch.x1 is None:
+        raise ValueError(
+            "flow matching regresses on paths to data, and the batch has x1=None: give data rows"
+        )
+    if batch.x0.shape != batch.x1.shape:
+        raise ValueError(
+            f"the two ends of a path must have one shape: x0 has {batch.x0.shape}, x1 has {batch.x1.shape}"
+        )
+    key_time, key_noise = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
+    t = draw_times(time_sampler, key_time, batch.x1.dtype)
+    point = path.sample(key_noise, t, batch.x0, batch.x1)
+    weight = jnp.ones_like(t) if batch.weight is None else batch.weight.astype(t.dtype)
+    return PathRows(t, point.x, point.velocity, weighting(t), weight, batch.cond)

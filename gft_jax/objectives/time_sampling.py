@@ -1,0 +1,59 @@
+"""How flow times are drawn in training: each sampler maps one typed key to one scalar in [0, 1]."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from gft_jax.types import TimeSampler
+
+
+def uniform(start: float = 0.0, end: float = 1.0) -> TimeSampler:
+    """Uniform times on [start, end).
+
+    Bounds inside (0, 1) keep training away from the ends of time, where some paths have unbounded
+    velocities (Brownian bridge: both ends; variance preserving: t = 1).
+
+    Raises:
+        ValueError: unless 0 <= start < end <= 1.
+    """
+    if not 0.0 <= start < end <= 1.0:
+        raise ValueError(f"uniform times need 0 <= start < end <= 1, got start={start}, end={end}")
+
+    def sample(key: Key[Array, ""]) -> Float[Array, ""]:
+        return jax.random.uniform(key, minval=start, maxval=end)
+
+    return sample
+
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
+    """Times ``t = sigmoid(z)``, ``z ~ N(mean, std^2)``: more often in the middle of the flow than at its ends.
+
+    A positive ``mean`` moves the density towards data (t = 1).
+
+    Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis",
+    arXiv:2403.03206, section 3.1.
+
+    Raises:
+        ValueError: unless std > 0.
+    """
+    if not std > 0.0:
+        raise ValueError(f"logit-normal times need std > 0, got {std}")
+
+    def sample(key: Key[Array, ""]) -> Float[Array, ""]:
+        return jax.nn.sigmoid(mean + std * jax.random.normal(key))
+
+    return sample
+
+
+def draw_times(sampler: TimeSampler, keys: Key[Array, "rows"], dtype: jnp.dtype) -> Float[Array, "rows"]:
+    """One time per row from the row's own key, in the dtype of the samples.
+
+    Raises:
+        ValueError: if the sampler returns anything but a scalar per key.
+    """
+    times = jax.vmap(sampler)(keys)
+    if times.shape != keys.shape:
+        raise ValueError(
+            f"a time sampler maps one key to one scalar; {keys.shape[0]} keys gave the shape {times.shape}"
+        )
+    return times.astype(dtype)

@@ -1,0 +1,191 @@
+"""The way of the data: dataset rows -> source rows drawn -> coupling -> `Batch`.
+
+The order of the rows is a pure function of (seed, step), so that the step number is the position in the data:
+nothing of it needs to be saved, and a resumed run sees the same batches.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from gft_jax.couplings import Coupling, apply, independent
+from gft_jax.types import Batch
+
+Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
+"""Draws source rows, each from its own key: keys ``[rows]`` -> ``(x0 [rows, *event], source_cond or None)``."""
+
+
+class Batches(NamedTuple):
+    """An endless stream of training batches, addressed by the training step."""
+
+    batch: Callable[[int], Batch]
+    """The batch of a step."""
+    many: Callable[[int, int], Batch]
+    """``(first_step, count)`` -> ``count`` batches stacked along a new leading axis, for ``step_many``."""
+    num_rows: int
+    """Rows of the dataset."""
+
+
+def standard_normal(event_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Source:
+    """Source rows ``x0 ~ N(0, I)``."""
+
+    def draw(keys: Key[Array, "rows"]) -> tuple[Array, None]:
+        return jax.vmap(lambda key: jax.random.normal(key, event_shape, dtype))(keys), None
+
+    return draw
+
+
+def rows_of(x0: Array | np.ndarray, source_cond: Any = None) -> Source:
+    """Source rows drawn with replacement from a dataset ``[num, *event]``, with their conditions, if any.
+
+    Raises:
+        ValueError: if the rows are empty or not finite, or a condition has another number of rows.
+    """
+    _check_rows("x0", x0)
+    _check_cond("source_cond", source_cond, len(x0))
+    rows, conds = jax.tree.map(jnp.asarray, (x0, source_cond))
+
+    def draw(keys: Key[Array, "rows"]) -> tuple[Array, Any]:
+        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, rows.shape[0]))(keys)
+        return jax.tree.map(lambda leaf: leaf[index], (rows, conds))
+
+    return draw
+
+
+def row_order(num_rows: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "batch_size"]:
+    """Indices of the dataset rows of a step.
+
+    The stream is one reshuffled permutation of all rows after another, cut into batches without regard to
+    where a permutation ends: each row is seen once per epoch, also if there are fewer rows than a batch holds.
+    """
+    epochs, offsets = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_rows)
+    index = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        index[here] = _permutation(num_rows, seed, int(epoch))[offsets[here]]
+    return index
+
+
+def row_keys(seed: int, step: Any, num_rows: int) -> Key[Array, "rows"]:
+    """One key per row: ``fold_in(fold_in(key(seed), step), row)``; on many devices ``row`` is the global one."""
+    key_step = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(lambda row: jax.random.fold_in(key_step, row))(jnp.arange(num_rows))
+
+
+def batches(
+    x1: Array | np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    coupling: Coupling | None = None,
+    source: Source | None = None,
+    cond: Any = None,
+    num_classes: int | None = None,
+) -> Batches:
+    """Training batches from a dataset held in memory.
+
+    Args:
+        x1: dataset ``[num, *event]``; fewer rows than ``batch_size`` are normal (few-shot): rows then repeat
+            within a batch, in reshuffled order.
+        batch_size: rows of a batch (over all devices).
+        seed: fixes order, source rows, coupling and all randomness of the training steps.
+        coupling: pairs source and data within a batch; default independent.
+        source: draws the source rows; default ``N(0, I)`` in the shape and dtype of the data.
+        cond: conditions that follow the data: a pytree of ``[num, ...]``.
+        num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
+
+    Raises:
+        ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
+            of range, conditions of another length, source rows of another shape, a batch size below one.
+    """
+    _check_rows("x1", x1)
+    _check_cond("cond", cond, len(x1))
+    if batch_size < 1:
+        raise ValueError(f"batch_size counts rows and must be >= 1, got {batch_size}")
+    if num_classes is not None:
+        _check_labels(cond, num_classes)
+    event_shape = tuple(x1.shape[1:])
+    source = standard_normal(event_shape, jnp.asarray(x1[:1]).dtype) if source is None else source
+    coupling = independent() if coupling is None else coupling
+    _check_source(source, event_shape)
+
+    @jax.jit
+    def draw(step: Array) -> tuple[Array, Any, Array, Array]:
+        keys = jax.vmap(jax.random.split)(row_keys(seed, step, batch_size))
+        # A coupling has one key a batch, apart from those of the rows, whose numbers are not negative.
+        key_coupling = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 2**32 - 1)
+        x0, source_cond = source(keys[:, 0])
+        return x0, source_cond, keys[:, 1], key_coupling
+
+    def batch(step: int) -> Batch:
+        index = row_order(len(x1), batch_size, seed, step)
+        rows, row_cond = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (x1, cond))
+        x0, source_cond, keys, key_coupling = draw(jnp.asarray(step, jnp.uint32))
+        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
+        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
+        return Batch(x0, rows, keys, row_cond, source_cond, pairing.weight)
+
+    def many(first_step: int, count: int) -> Batch:
+        steps = [batch(step) for step in range(first_step, first_step + count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
+
+    return Batches(batch, many, len(x1))
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_rows)
+
+
+def _check_rows(name: str, rows: Array | np.ndarray) -> None:
+    if np.ndim(rows) < 1 or len(rows) == 0:
+        raise ValueError(
+            f"{name} is empty (shape {np.shape(rows)}): give an array [num, *event] with num >= 1"
+        )
+    if not jnp.issubdtype(rows.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1]"
+        )
+    finite = np.isfinite(np.asarray(rows)).reshape(len(rows), -1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
+        raise ValueError(
+            f"{name} holds {finite.size - finite.sum()} values that are not finite, in {len(bad)} of {len(rows)} rows "
+            f"(the first: {bad[:5].tolist()}): remove or repair these rows"
+        )
+
+
+def _check_cond(name: str, cond: Any, num_rows: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if np.ndim(leaf) < 1 or len(leaf) != num_rows:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must have one row for each of the {num_rows} samples, "
+                f"got shape {np.shape(leaf)}"
+            )
+
+
+def _check_labels(cond: Any, num_classes: int) -> None:
+    labels = None if cond is None else np.asarray(cond)
+    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        found = "no cond" if labels is None else f"shape {labels.shape}, dtype {labels.dtype}"
+        raise ValueError(f"num_classes={num_classes} needs cond to be integer labels [num], got {found}")
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(labels)} labels are out of range: rows {bad[:5].tolist()} hold "
+            f"{labels[bad[:5]].tolist()}, allowed are 0 to {num_classes - 1}"
+        )
+
+
+def _check_source(source: Source, event_shape: tuple[int, ...]) -> None:
+    x0, _ = jax.eval_shape(source, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+    if tuple(x0.shape[1:]) != event_shape:
+        raise ValueError(
+            f"source and data must have events of one shape: x0 rows have {tuple(x0.shape[1:])}, "
+            f"x1 rows have {event_shape}"
+        )

@@ -1,0 +1,92 @@
+"""Run by test_parallel.py in a process of its own, with several fake devices: compares them with one device."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gft_jax as gft
+
+NUM_DEVICES = int(sys.argv[1])
+module = gft.networks.ResidualMLP(hidden=16, depth=1)
+drift = gft.drifts.from_linen(module)
+rng = np.random.default_rng(0)
+x1 = rng.normal(2.0, 1.0, (64, 3)).astype(np.float32)
+weight = jnp.asarray(rng.uniform(0.1, 3.0, 16), jnp.float32)
+params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
+base_params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+stream = gft.pairing.batches(x1, batch_size=16, seed=0)
+objective = gft.objectives.gradual(drift, base_every=2)
+cooling = gft.cooling.self_paced(20, start=0.2)
+
+
+def batch(step):
+    return stream.batch(step)._replace(weight=weight)  # shares of the devices weigh differently
+
+
+def train(make_runner, optimizer, num_steps):
+    runner = make_runner(gft.finetuner(objective, optimizer, cooling))
+    base = runner.place(base_params)
+    state = runner.init(jax.random.key(0), base_params)
+    losses = []
+    for step in range(num_steps):
+        state, info = jax.block_until_ready(runner.step(state, base, batch(step)))
+        losses.append(float(info.loss))
+    return runner.fetch(state), np.array(losses), runner, base
+
+
+def worst(one, other):
+    """Largest difference, relative to the largest entry of its leaf."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)) for a, b in pairs)
+
+
+assert jax.local_device_count() == NUM_DEVICES, jax.local_devices()
+SINGLE, MAPPED = gft.parallel.single_device, gft.parallel.pmapped
+
+# One step of plain gradient descent at rate 1: the change of the parameters is the gradient.
+one, *_ = train(SINGLE, optax.sgd(1.0), 1)
+many, *_ = train(MAPPED, optax.sgd(1.0), 1)
+gradients = [jax.tree.map(lambda new, old: new - old, state.params, base_params) for state in (one, many)]
+print("gradient", worst(gradients[1], gradients[0]))
+
+# Power: the mean of the devices' own weighted means is another gradient.
+shares = [
+    jax.tree.map(lambda leaf, k=k: leaf.reshape(NUM_DEVICES, -1, *leaf.shape[1:])[k], batch(0))
+    for k in range(NUM_DEVICES)
+]
+temperature = cooling.temperature(cooling.init(), jnp.int32(0))
+local = [
+    jax.grad(gft.mean_loss, argnums=1, has_aux=True)(objective, base_params, base_params, share, temperature)[
+        0
+    ]
+    for share in shares
+]
+mean_of_means = jax.tree.map(lambda *leaves: -sum(leaves) / NUM_DEVICES, *local)
+print("mean_of_means", worst(mean_of_means, gradients[0]))
+
+one, one_losses, *_ = train(SINGLE, optax.adam(1e-2), 20)
+many, many_losses, runner, base = train(MAPPED, optax.adam(1e-2), 20)
+print("params", worst(many.params, one.params))
+print("averaged", worst(many.averaged_params, one.averaged_params))
+temperatures = [float(cooling.temperature(state.cooling_state, jnp.int32(10))) for state in (many, one)]
+print("cooling", abs(temperatures[0] / temperatures[1] - 1))
+print("losses", np.abs(many_losses / one_losses - 1).max())
+
+# Chunks, and a state that went through fetch and place as through a checkpoint.
+state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
+batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[batch(step) for step in range(20)])
+state, infos = jax.block_until_ready(runner.step_many(state, base, batches))
+print("chunk", worst(runner.fetch(state).params, one.params))
+print(
+    "memory",
+    sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    / sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+)
+
+try:
+    runner.step(state, base, jax.tree.map(lambda leaf: leaf[: 2 * NUM_DEVICES - 1], batch(0)))
+except ValueError as error:
+    print("refused", error)

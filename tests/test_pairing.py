@@ -1,0 +1,115 @@
+"""From dataset rows to batches: order, sources, conditions, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gft_jax as gft
+from gft_jax.pairing import batches, row_keys, row_order, rows_of
+
+
+def test_the_order_is_one_permutation_after_another():
+    """Cut into batches anywhere, an epoch holds every row once, and epochs and seeds differ."""
+    stream = np.concatenate([row_order(10, 4, 7, step) for step in range(5)])
+    first, second = stream[:10], stream[10:]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first[:4], row_order(10, 4, 8, 0))
+    np.testing.assert_array_equal(row_order(10, 4, 7, 3), stream[12:16])
+
+
+def test_fewer_rows_than_a_batch_repeat_evenly_in_reshuffled_order():
+    index = row_order(3, 8, 0, 0)
+    counts = np.bincount(index, minlength=3)
+    assert counts.max() - counts.min() <= 1
+    orders = {tuple(row_order(3, 3, 0, step)) for step in range(20)}
+    assert len(orders) > 3
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    x1 = np.random.default_rng(0).normal(size=(20, 2, 3)).astype(np.float32)
+    cond = np.arange(20)
+    one = batches(x1, batch_size=6, seed=1, cond=cond, num_classes=20)
+    two = batches(x1, batch_size=6, seed=1, cond=cond, num_classes=20)
+    batch = one.batch(5)
+    for ours, theirs in zip(batch[:2], two.batch(5)[:2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(batch.cond, row_order(20, 6, 1, 5))
+    np.testing.assert_array_equal(batch.x1, x1[np.asarray(batch.cond)])
+    assert not np.array_equal(batch.x0, one.batch(6).x0)
+    assert not np.array_equal(batch.x0, batches(x1, batch_size=6, seed=2).batch(5).x0)
+    many = one.many(4, 3)
+    np.testing.assert_array_equal(many.x0[1], batch.x0)
+    np.testing.assert_array_equal(jax.random.key_data(many.key[1]), jax.random.key_data(batch.key))
+
+
+def test_noise_does_not_depend_on_how_many_rows_there_are():
+    """A row's key comes from its global number, so a larger batch begins with the keys of a smaller one."""
+    few, many = row_keys(3, 9, 4), row_keys(3, 9, 8)
+    np.testing.assert_array_equal(jax.random.key_data(few), jax.random.key_data(many[:4]))
+    assert len(np.unique(jax.random.key_data(many), axis=0)) == 8
+
+
+def test_source_noise_is_standard_normal_and_the_source_can_be_data():
+    x1 = np.zeros((4, 3), np.float32)
+    noise = np.asarray(batches(x1, batch_size=4000, seed=0).batch(0).x0)
+    assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
+    assert abs(noise.var() - 1) < 4 * np.sqrt(2 / noise.size)
+    x0 = np.arange(15, dtype=np.float32).reshape(5, 3)
+    batch = batches(x1, batch_size=50, seed=0, source=rows_of(x0, np.arange(5))).batch(0)
+    np.testing.assert_array_equal(batch.x0, x0[np.asarray(batch.source_cond)])
+    assert set(np.asarray(batch.source_cond)) == set(range(5))
+
+
+def test_a_coupling_moves_x0_and_its_condition_and_leaves_x1_in_place():
+    x1 = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    x0 = x1 + 100.0
+    stream = batches(
+        x1,
+        batch_size=16,
+        seed=0,
+        coupling=gft.couplings.exact(),
+        source=rows_of(x0, np.arange(16)),
+        cond=np.arange(16),
+    )
+    batch = stream.batch(0)
+    np.testing.assert_array_equal(batch.cond, row_order(16, 16, 0, 0))
+    np.testing.assert_array_equal(batch.x0, x0[np.asarray(batch.source_cond)])
+    independent = batches(x1, batch_size=16, seed=0, source=rows_of(x0), cond=np.arange(16)).batch(0)
+
+    def cost(batch):
+        return float(jnp.sum((batch.x0 - batch.x1) ** 2))
+
+    assert cost(batch) < cost(independent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x1": np.zeros((0, 3), np.float32)}, r"x1 is empty \(shape \(0, 3\)\)"),
+        ({"x1": np.zeros((4, 3), np.int32)}, "floating-point.*int32"),
+        (
+            {"x1": np.array([[0.0], [np.nan], [np.inf], [1.0]], np.float32)},
+            r"2 values.*2 of 4 rows.*\[1, 2\]",
+        ),
+        ({"batch_size": 0}, "batch_size.*0"),
+        ({"cond": np.arange(3)}, r"cond.*4 samples.*\(3,\)"),
+        ({"cond": np.array([0, 1, 2, 5]), "num_classes": 3}, r"1 of 4 labels.*rows \[3\] hold \[5\].*0 to 2"),
+        ({"cond": np.array([0, -1, 2, 1]), "num_classes": 3}, r"rows \[1\] hold \[-1\]"),
+        ({"cond": np.zeros((4, 2), np.float32), "num_classes": 3}, "integer labels.*float32"),
+        ({"num_classes": 3}, "no cond"),
+        ({"source": rows_of(np.zeros((5, 2), np.float32))}, r"\(2,\).*\(3,\)"),
+    ],
+)
+def test_bad_data_is_refused_before_training(change, message):
+    arguments = {"x1": np.zeros((4, 3), np.float32), "batch_size": 2, "seed": 0} | change
+    with pytest.raises(ValueError, match=message):
+        batches(arguments.pop("x1"), **arguments)
+
+
+def test_a_bad_source_is_refused():
+    with pytest.raises(ValueError, match="x0 is empty"):
+        rows_of(np.zeros((0, 2), np.float32))
+    with pytest.raises(ValueError, match=r"source_cond.*5 samples.*\(4,\)"):
+        rows_of(np.zeros((5, 2), np.float32), np.arange(4))

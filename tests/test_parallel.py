@@ -1,0 +1,71 @@
+"""One device and several give the same run. Fake devices need a process of their own (and a larger thread pool)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gft_jax as gft
+
+
+@pytest.fixture(scope="module")
+def report():
+    """What tests/parallel_program.py prints under four fake CPU devices, by name."""
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=60"
+    environment = os.environ | {"NPROC": "16", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    program = Path(__file__).with_name("parallel_program.py")
+    done = subprocess.run(
+        [sys.executable, str(program), "4"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=program.parents[1],
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(re.findall(r"^(\w+) (.*)$", done.stdout, re.MULTILINE))
+
+
+def test_the_gradient_is_that_of_one_device(report):
+    assert float(report["gradient"]) < 1e-5
+    assert float(report["mean_of_means"]) > 1e-2  # power: what a mean of local means would give
+
+
+@pytest.mark.parametrize("name", ["params", "averaged", "chunk"])
+def test_twenty_steps_are_those_of_one_device(report, name):
+    assert float(report[name]) < 1e-4
+
+
+def test_losses_and_self_paced_cooling_agree(report):
+    assert float(report["losses"]) < 1e-5
+    assert float(report["cooling"]) < 1e-6
+
+
+def test_a_batch_that_does_not_divide_is_refused(report):
+    assert "7 rows does not divide over 4 devices" in report["refused"]
+
+
+def test_pmap_over_one_device_is_jit():
+    """The mapped form is the same step, so that a program can always use it."""
+    module = gft.networks.ResidualMLP(hidden=8, depth=1)
+    params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 2)))["params"]
+    tuner = gft.finetuner(
+        gft.objectives.gradual(gft.drifts.from_linen(module)),
+        optax.sgd(1.0),
+        gft.cooling.constant(temperature=1.0),
+    )
+    batch = gft.pairing.batches(np.ones((4, 2), np.float32), batch_size=4, seed=0).batch(0)
+    results = []
+    for runner in (gft.parallel.single_device(tuner), gft.parallel.pmapped(tuner, jax.local_devices()[:1])):
+        state, _ = runner.step(runner.init(jax.random.key(0), params), runner.place(params), batch)
+        results.append(runner.fetch(state))
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
