@@ -28,7 +28,7 @@ from jaxtyping import PyTree
 _COMMIT_MARKS = ("_CHECKPOINT_METADATA", "state/_METADATA", "info/metadata")
 """Written last, removed first or inside what is removed: a step that lacks one is no checkpoint."""
 
-_TRASH = "trash"
+_TRASH = "_deleted"
 """Old steps are moved here before they are deleted, so that no kill leaves half of one under its number."""
 
 _CONCRETE = (jax.Array, np.ndarray, np.generic)
@@ -191,7 +191,8 @@ class Checkpoints:
     def _steps(self, *, complete: bool) -> list[int]:
         if not self._directory.is_dir():
             return []
-        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdecimal()]
+        names = [path.name for path in self._directory.iterdir() if path.name.isdecimal()]
+        steps = [int(name) for name in names if name == str(int(name))]  # not 007, which is none of ours
         return [step for step in steps if self._is_complete(step) == complete]
 
     def _is_complete(self, step: int) -> bool:

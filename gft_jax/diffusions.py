@@ -29,7 +29,8 @@ def memoryless(path: Path) -> Diffusion:
     """The noise level ``g(t) = sqrt(2 eta(t))`` under which the ends of the generative SDE are independent.
 
     For an affine path with x0 ~ N(0, I) independent of x1, the SDE with drift ``v + (g^2 / 2) score`` and this g
-    forgets its start. Linear path: ``g^2 = 2 (1 - t) / t``.
+    forgets its start, wholly where alpha(0) = 0 and nearly so on the variance-preserving path. Linear path:
+    ``g^2 = 2 (1 - t) / t``.
 
     Ends: g is infinite where alpha = 0, at t = 0 of the linear and trigonometric paths, so start at a t > 0; it is
     0 where sigma = 0, at t = 1 of the same paths (not with a floor), where its derivative is infinite. The
@@ -52,7 +53,7 @@ def eta(path: Path, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The weight of the score in the marginal velocity, ``eta = sigma (sigma alpha'/alpha - sigma')``, like t.
 
     From ``v = (alpha'/alpha) x + eta score``, for x0 ~ N(0, I) independent of x1. Linear path: ``(1 - t) / t``.
-    Ends: infinite where alpha = 0, 0 where sigma = 0; NaN at t = 1 of the variance-preserving path, where
+    Ends: infinite where alpha = 0 and 0 where sigma = 0, but NaN at t = 1 of the variance-preserving path, where
     sigma' is infinite and eta tends to beta_min / 2.
 
     Raises:

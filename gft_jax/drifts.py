@@ -38,11 +38,8 @@ def evaluate(
         cond: condition of the rows, a pytree of ``[batch, ...]``, or None.
 
     Raises:
-        ValueError: if x has no batch axis, t is neither a scalar nor ``[batch]``, or the output of the drift
-            is not of the shape of x.
+        ValueError: if t is neither a scalar nor ``[batch]``, or the output of the drift is not of the shape of x.
     """
-    if x.ndim == 0:
-        raise ValueError("x must have a leading batch axis, got a scalar of shape (); pass x[None].")
     times = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
     if times.shape not in ((), x.shape[:1]):
         raise ValueError(

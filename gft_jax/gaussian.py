@@ -206,7 +206,9 @@ def generated_law(
 
     With ``v(t, x) = A(t) x + b(t)``, both found by autodiff, the mean and the fundamental matrix obey
     ``dm/dt = v(t, m)`` and ``dF/dt = A F``, ``F(t0) = I``; the covariance is ``F S F^T``. Integrated by the
-    classical Runge-Kutta method of order 4.
+    classical Runge-Kutta method of order 4: with the default steps the error is about 1e-11 in float64 for
+    well-conditioned laws, and larger where the velocity has a singularity close by (variance-preserving path with
+    a source of non-zero mean, towards t = 1).
 
     Args:
         velocity: affine in x; a velocity that is not gives the linearisation along the mean's trajectory.

@@ -207,7 +207,8 @@ def test_steps_without_their_commit_mark_are_passed_over(tmp_path):
     shutil.rmtree(tmp_path / "4" / "info")
     (tmp_path / "3" / "state" / "_METADATA").unlink()
     shutil.copytree(tmp_path / "5", tmp_path / "6.orbax-checkpoint-tmp")
-    shutil.copytree(tmp_path / "5", tmp_path / "trash" / "0")
+    shutil.copytree(tmp_path / "5", tmp_path / "_deleted" / "0")
+    (tmp_path / "007").mkdir()
     with ocp.CheckpointManager(tmp_path) as plain:
         assert plain.latest_step() == 5  # which is why the marks are looked for
     like = {"x": jnp.zeros(3)}
@@ -225,7 +226,7 @@ def test_steps_without_their_commit_mark_are_passed_over(tmp_path):
         restored, _ = checkpoints.restore(like)
         np.testing.assert_array_equal(restored["x"], np.full(3, 30.0))
     names = [name.split("-")[0] for name in listing(tmp_path)]
-    assert names == ["2", "3", "3.incomplete", "4.incomplete", "5.incomplete"]
+    assert names == ["007", "2", "3", "3.incomplete", "4.incomplete", "5.incomplete"]
 
 
 KILLED = """

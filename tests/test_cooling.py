@@ -137,6 +137,12 @@ def test_an_optax_schedule_that_ends_beside_zero_under_jit_is_brought_to_zero(nu
     assert (temperatures(lifted, np.arange(num_steps)) > 0.0).all()
 
 
+def test_no_nan_is_computed_after_the_end():
+    schedule = SCHEDULES["root weight"][0]()
+    with jax.debug_nans(True):
+        np.testing.assert_allclose(schedule.temperature((), 2 * N), 1 / 0.9 - 1, rtol=1e-6)
+
+
 def test_double_precision_is_kept(x64):
     factory, _, closed_form, _ = SCHEDULES["cosine weight"]
     beta = jax.jit(factory().temperature)((), jnp.int32(377))

@@ -19,11 +19,10 @@ COUPLINGS = {  # made when used: sinkhorn() imports ott
 every_coupling = pytest.mark.parametrize("name", COUPLINGS)
 
 
-def ends(rows=12, event=(2, 3), dtype=jnp.float32, seed=0):
-    key0, key1 = jax.random.split(jax.random.key(seed))
-    return jax.random.normal(key0, (rows, *event), dtype), 1 + 2 * jax.random.normal(
-        key1, (rows, *event), dtype
-    )
+def ends(rows=12, event=(2, 3), dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    x0, x1 = rng.standard_normal((2, rows, *event))
+    return jnp.asarray(x0, dtype), jnp.asarray(1 + 2 * x1, dtype)
 
 
 def brute_cost(x0, x1):
@@ -86,7 +85,7 @@ def test_batched_by_vmap_equals_one_by_one(name):
 
 @every_coupling
 def test_double_precision_is_kept(name, x64):
-    x0, x1 = ends(dtype=jnp.float64)
+    x0, x1 = ends(dtype=np.float64)
     with jax.numpy_rank_promotion("raise"):  # a user's strictest setting
         pairing = jax.eval_shape(COUPLINGS[name](), KEY, x0, x1)
     assert pairing.cost.dtype == pairing.marginal_error.dtype == jnp.float64
@@ -153,13 +152,13 @@ def test_independent_breaks_an_alignment_uniformly():
     """Each source falls on each target with probability 1/rows: a z-score per cell, over many keys."""
     rows, num_keys = 5, 4000
     x = jnp.arange(float(rows))
-    index = jax.vmap(lambda key: independent()(key, x, x).source_index)(jax.random.split(KEY, num_keys))
+    draw = jax.jit(jax.vmap(lambda key: independent()(key, x, x).source_index))
+    index = np.asarray(draw(jax.random.split(KEY, num_keys)))
 
     def largest_z(index):
         counts = np.array([[np.sum(index[:, j] == i) for j in range(rows)] for i in range(rows)])
         return np.abs((counts - num_keys / rows) / np.sqrt(num_keys / rows * (1 - 1 / rows))).max()
 
-    index = np.asarray(index)
     assert largest_z(index) < 4
     lazy = np.where(np.arange(num_keys)[:, None] % 10 == 0, np.arange(rows), index)  # one in ten left aligned
     assert largest_z(lazy) > 6
@@ -181,37 +180,39 @@ def test_exact_is_the_best_of_all_permutations():
 
 def test_exact_approaches_the_monge_map_between_gaussians():
     """N(0, 1) to N(m, s^2): W2^2 = m^2 + (1 - s)^2, and the independent coupling costs m^2 + 1 + s^2."""
-    m, s, rows, repeats = 2.0, 0.5, 128, 100
-    key0, key1, key = jax.random.split(KEY, 3)
-    x0 = jax.random.normal(key0, (repeats, rows))
-    x1 = m + s * jax.random.normal(key1, (repeats, rows))
+    m, s, rows, repeats = 2.0, 0.5, 128, 50
+    rng = np.random.default_rng(0)
+    x0 = rng.standard_normal((repeats, rows), np.float32)
+    x1 = m + s * rng.standard_normal((repeats, rows), np.float32)
+    keys = jax.random.split(KEY, repeats)
 
     def z_score(coupling, *expected):
-        costs = np.asarray(
-            jax.jit(jax.vmap(coupling))(jax.random.split(key, repeats), x0, x1).cost, np.float64
-        )
+        costs = np.array([coupling(*ends).cost for ends in zip(keys, x0, x1, strict=True)], np.float64)
         return (costs.mean() - np.array(expected)) / (costs.std(ddof=1) / np.sqrt(repeats))
 
     # The squared difference of the two sample means makes the optimum of a batch too large by (1 + s^2) / rows.
     optimal, product = m**2 + (1 - s) ** 2 + (1 + s**2) / rows, m**2 + 1 + s**2
     right, wrong = z_score(exact(), optimal, product)
     assert abs(right) < 3
-    assert wrong < -20
+    assert wrong < -10
     right, wrong = z_score(independent(), product, optimal)
     assert abs(right) < 3
-    assert wrong > 20
+    assert wrong > 10
 
 
 def test_exact_does_not_mind_a_large_offset():
     """Rows far from the origin: centred first, |a|^2 + |b|^2 - 2 a.b still has its digits."""
-    x0, x1 = (jnp.round(x * 64) / 64 for x in ends(rows=40, event=(4,)))  # so that the shift is exact
+    x0, x1 = (
+        np.round(np.asarray(x) * 64) / 64 for x in ends(rows=12, event=(6,))
+    )  # so that the shift is exact
     far0, far1 = x0 + 4096, x1 + 4096
     cost = brute_cost(x0, x1)
     np.testing.assert_allclose(
         squared_distances(*flat_ends(far0, far1)), cost, rtol=1e-4, atol=1e-4 * cost.mean()
     )
     np.testing.assert_array_equal(exact()(KEY, far0, far1).source_index, exact()(KEY, x0, x1).source_index)
-    naive = jnp.sum(far0**2, 1)[:, None] + jnp.sum(far1**2, 1)[None] - 2 * far0 @ far1.T
+    naive = np.sum(far0**2, 1)[:, None] + np.sum(far1**2, 1)[None] - 2 * far0 @ far1.T
+    assert naive.dtype == np.float32
     assert np.abs(naive - cost).max() > 1
     assert "HIGHEST" in str(jax.make_jaxpr(squared_distances)(x0, x1))
 

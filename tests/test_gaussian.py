@@ -159,7 +159,7 @@ def test_marginal_velocity_under_the_optimal_coupling_is_that_of_the_map(x64):
 
 
 def test_marginal_velocity_is_the_regression_of_the_conditional_one(x64):
-    num_samples, t = 20_000, 0.3
+    num_samples, t = 10_000, 0.3
     source, target = _law(0), _law(1)
     # A coupling that is far from independent, from a map and from symmetric.
     turn = scipy.linalg.expm(np.array([[0, 0.9, -0.4], [-0.9, 0, 0.6], [0.4, -0.6, 0]]))

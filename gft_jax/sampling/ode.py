@@ -96,6 +96,11 @@ def _evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int]:
     )
 
 
+def _as_data(leaf: Any) -> Any:
+    """Python numbers would be static in Diffrax's own jit, and another value would compile again."""
+    return jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
+
+
 def _velocity(drift: Drift, t: Array, x: Array, args: Any) -> Array:
     params, cond = args
     return evaluate(drift, params, t, x, cond).astype(x.dtype)
@@ -164,14 +169,14 @@ def sample_ode(
         max_steps: largest number of steps, rejected ones included, with a controller.
 
     Raises:
-        ValueError: if x0 is empty or has no batch axis; t0 and t1 are equal or outside [0, 1]; num_steps or
+        ValueError: if x0 is empty; t0 and t1 are equal or outside [0, 1]; num_steps or
             max_steps is not positive; the solver cannot be counted, or gives no error estimate where an
             adaptive controller needs one; save_at is out of range or order, or given together with save_steps;
             and if the drift does not return the shape of x0.
 
     Source: P. Kidger, "On neural differential equations", arXiv:2202.02435 (Diffrax).
     """
-    if np.ndim(x0) == 0 or np.size(x0) == 0:
+    if np.size(x0) == 0:
         raise ValueError(f"x0 must be [batch, *event] and not empty, got shape {np.shape(x0)}.")
     if not (0 <= t0 <= 1 and 0 <= t1 <= 1) or t0 == t1:
         raise ValueError(f"t0 and t1 must be different times in [0, 1], got t0={t0} and t1={t1}.")
@@ -214,7 +219,7 @@ def sample_ode(
         jnp.asarray(t1, x0.dtype),
         None,
         x0,
-        args=(params, cond),
+        args=jax.tree.map(_as_data, (params, cond)),
         saveat=diffrax.SaveAt(subs=saved, controller_state=True),
         stepsize_controller=_CountFreshSteps(controller, initial_steps),
         max_steps=max_steps,

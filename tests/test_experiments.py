@@ -1,0 +1,227 @@
+"""The programs: a tiny run of the digits experiment, its resume, what it refuses, and samples from it."""
+
+import json
+import shlex
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import gft_jax as gft
+from experiments import loop, sample, train
+from experiments.data.digits import shifted_digits
+
+TINY = shlex.split(
+    "--steps 6 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --num-target 16 "
+    "--sampling-steps 2 --learning-rate 1e-3"
+)
+
+
+def call(monkeypatch, program, *arguments):
+    """Exit status of a program, called as from the command line."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+    try:
+        return program.main()
+    except SystemExit as stop:
+        return stop.code
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with one finished tiny run of all methods in it."""
+    folder = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        assert call(monkeypatch, train, "digits", *TINY) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    return workspace / "runs" / "digits"
+
+
+def test_a_run_leaves_report_log_and_parameters(inside):
+    run = inside / "001"
+    config = json.loads((run / "config.json").read_text())
+    rows = rows_of(run)
+    for method in config["methods"]:
+        evaluated = [row["step"] for row in rows if row["kind"] == "evaluation" and row["method"] == method]
+        assert evaluated == [0, 2, 4, 6]
+        assert [row["step"] for row in rows if row["kind"] == "train" and row["method"] == method] == [
+            2,
+            4,
+            6,
+        ]
+    weights = [
+        row["target_weight"] for row in rows if row["kind"] == "train" and row["method"] == "gradual-linear"
+    ]
+    assert weights == sorted(weights)
+    assert weights[-1] == 1.0
+    page = (run / "report.html").read_text()
+    assert all(method in page for method in config["methods"])
+    assert config["command"] in page
+    start = {row["method"]: row["w2"] for row in rows if row["kind"] == "evaluation" and row["step"] == 0}
+    assert start["base"] == start["plain"] == start["gradual-linear"]
+    assert start["from-scratch"] != start["base"]
+
+
+def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
+    plain, base = gft.load(inside / "001", "plain"), gft.load(inside / "001", "base")
+    data = shifted_digits("unseen-classes", 16)
+    scores = {row["method"]: row["w2"] for row in rows_of(inside / "001") if row["kind"] == "evaluation"}
+    for loaded, method in ((plain, "plain"), (base, "base")):
+        samples, _ = train.evaluator(loaded.drift, data.held_out, 2)(loaded.params)[::-1]
+        assert gft.metrics.w2(samples, data.held_out) == pytest.approx(scores[method], rel=1e-5)
+    arguments = (inside / "001", "--method", "plain", "--num-samples", 5, "--num-steps", 3)
+    assert call(monkeypatch, sample, *arguments) == 0
+    drawn = np.load(inside / "001" / "samples" / "samples.npy")
+    noise = jax.random.normal(jax.random.key(0), (5, 8, 8))
+    expected = gft.sampling.sample_ode(plain.drift, plain.params, noise, num_steps=3).x
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-6)
+    averaged = gft.load(inside / "001", "plain", averaged=True).params
+    assert not np.array_equal(averaged["last"]["kernel"], plain.params["last"]["kernel"])
+
+
+@pytest.mark.parametrize("moment", ["at a checkpoint", "after a checkpoint"])
+def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, capsys, moment):
+    """Interrupted in its second method; after --resume parameters and log are those of the first run."""
+    monkeypatch.setattr(loop, "CHUNKS_PER_CHECKPOINT", 1 if moment == "at a checkpoint" else 2)
+    out = inside / moment.replace(" ", "-")
+    arguments = ("digits", *TINY, "--methods", "plain", "gradual-self-paced", "--out", out)
+    evaluations = iter(range(100))
+    row = loop.Loop._evaluation_row
+
+    def interrupted(self, *args):
+        if next(evaluations) == 7:  # 4 of the first method, then steps 0, 2, 4, 6 of the second
+            raise KeyboardInterrupt
+        return row(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_evaluation_row", interrupted)
+        assert call(monkeypatch, train, *arguments) == 130
+    assert not (out / "report.html").exists()
+    assert call(monkeypatch, train, *arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert call(monkeypatch, train, *arguments, "--resume") == 0
+    assert "continues at step 4" in capsys.readouterr().out
+    for method in ("plain", "gradual-self-paced"):
+        ours, theirs = (gft.load(run, method).params for run in (out, inside / "001"))
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+        def log(run, method=method):
+            rows = [row for row in rows_of(run) if row.get("method") == method and row["kind"] != "timing"]
+            return sorted(rows, key=lambda row: (row["kind"], row["step"]))
+
+        assert log(out) == log(inside / "001")
+
+
+def test_the_base_is_pretrained_once_and_runs_are_numbered(inside, monkeypatch, capsys):
+    assert call(monkeypatch, train, "digits", *TINY, "--methods", "plain") == 0
+    assert "base flow: found in" in capsys.readouterr().out
+    newest = max(path for path in inside.iterdir() if path.name.isdigit())
+    assert newest.name > "001"
+    assert len(list((inside / "base").iterdir())) == 1
+    ours, theirs = (gft.load(run, "plain").params for run in (newest, inside / "001"))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(inside, monkeypatch, capsys):
+    out = inside / "diverged"
+    monkeypatch.setattr(loop, "CHUNKS_PER_CHECKPOINT", 1)
+    batches = gft.pairing.batches
+
+    def poisoned(*args, **kwargs):
+        stream = batches(*args, **kwargs)
+
+        def many(first, count):
+            stacked = stream.many(first, count)
+            return stacked._replace(x1=stacked.x1.at[1].set(np.nan)) if first == 4 else stacked
+
+        return stream._replace(many=many)
+
+    monkeypatch.setattr(gft.pairing, "batches", poisoned)
+    arguments = ("digits", *TINY, "--methods", "plain", "--out", out)
+    assert call(monkeypatch, train, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "not finite at step 6" in error
+    assert "--learning-rate" in error
+    with gft.checkpoints.Checkpoints(out / "checkpoints" / "plain-seed0") as checkpoints:
+        assert checkpoints.latest_step() == 4
+    monkeypatch.setattr(gft.pairing, "batches", batches)
+    assert call(monkeypatch, train, *arguments, "--resume") == 0
+    ours, theirs = (gft.load(run, "plain").params for run in (out, inside / "001"))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digts"], "Did you mean 'digits'"),
+        (["digits", "--learnin-rate", "1"], "--learning-rate"),
+        (["digits", "--num-target", "513"], "--num-target is 513; allowed is at most 512"),
+        (["digits", "--learning-rate", "0"], "--learning-rate is 0.0; allowed is above 0"),
+        (["digits", "--steps", "70"], "--eval-every is 50; allowed is a divisor of steps=70"),
+        (["digits", "--base-every", "3"], "--base-every is 3; allowed is a divisor of batch_size"),
+        (["digits", "--seeds", "1", "1"], "each seed once"),
+        (["digits", "--coupling", "optimal"], "independent"),
+        (["digits", "--resume"], "nothing to resume"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, train, *arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err + printed.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_with_another_run_is_refused_with_the_fields_that_differ(inside, monkeypatch, capsys):
+    arguments = ("digits", *TINY, "--num-target", "17", "--out", inside / "001")
+    before = (inside / "001" / "metrics.jsonl").read_bytes()
+    for extra in ((), ("--resume",)):
+        assert call(monkeypatch, train, *arguments, *extra) == 2
+        assert "num_target: there 16, here 17" in capsys.readouterr().err
+    assert (inside / "001" / "metrics.jsonl").read_bytes() == before
+    (inside / "other").mkdir()
+    (inside / "other" / "notes.txt").write_text("mine")
+    assert call(monkeypatch, train, "digits", *TINY, "--out", inside / "other") == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["001", "--method", "magic"], "no finished parameters magic-seed0; there are: base, from-scratch"),
+        (["nowhere"], "is not the folder of a run"),
+        (["001", "--num-samples", "0"], "--num-samples is 0"),
+    ],
+)
+def test_sampling_refuses_what_is_not_there(inside, monkeypatch, capsys, arguments, message):
+    assert call(monkeypatch, sample, inside / arguments[0], *arguments[1:]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shift", ["unseen-classes", "rotation", "inversion"])
+def test_the_sets_of_a_shift_are_disjoint(shift):
+    data = shifted_digits(shift, 512)
+    sets = [{image.tobytes() for image in images} for images in (data.base, data.target, data.held_out)]
+    undone = {"rotation": lambda x: np.rot90(x, -1, axes=(1, 2)), "inversion": lambda x: -x}.get(
+        shift, lambda x: x
+    )
+    sets.append({np.ascontiguousarray(image).tobytes() for image in undone(data.held_out)})
+    sets.append({np.ascontiguousarray(image).tobytes() for image in undone(data.target)})
+    assert len(sets[1] & sets[2]) == 0
+    assert len(sets[0] & sets[3]) == len(sets[0] & sets[4]) == 0
+    assert (len(data.target), len(data.held_out), len(data.fresh)) == (512, 384, 384)
+    assert data.base.min() == -1.0
+    assert data.base.max() == 1.0
+    few = shifted_digits(shift, 16)
+    np.testing.assert_array_equal(few.target, data.target[:16])
+    np.testing.assert_array_equal(few.held_out, data.held_out)

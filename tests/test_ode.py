@@ -1,0 +1,258 @@
+import functools
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+from gft_jax.drifts import from_function
+from gft_jax.sampling import sample_ode
+
+TIGHT = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+
+
+class CountedDrift:
+    """A drift that counts the calls that really happen, not those that are traced."""
+
+    def __init__(self, velocity):
+        self.velocity, self.num_calls, self.num_traces = velocity, 0, 0
+
+    def _count(self, _):
+        self.num_calls += 1
+
+    def __call__(self, params, t, x, cond=None):
+        self.num_traces += 1
+        jax.debug.callback(self._count, t[0])
+        return self.velocity(params, t, x, cond)
+
+    def sample(self, *args, **kwargs):
+        """The sample, and the number of calls on the way."""
+        self.num_calls = 0
+        sample = jax.block_until_ready(sample_ode(self, *args, **kwargs))
+        jax.effects_barrier()
+        return sample, self.num_calls
+
+
+def wave(params, t, x, cond=None):
+    return params * jnp.sin(x + 3 * t[:, None, None]) + cond[:, None, None]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-12)])
+def test_euler_is_the_loop_written_by_hand_and_so_is_its_gradient(dtype, tolerance, x64):
+    num_steps = 20
+    x0 = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 2)), dtype)
+    cond = jnp.array([0, 1, 2])
+    params = jnp.asarray(1.5, dtype)
+
+    def by_hand(params, x0):
+        def step(x, k):
+            t = jnp.full(3, k / num_steps, dtype)
+            x = x + wave(params, t, x, cond).astype(dtype) / num_steps
+            return x, x
+
+        x, states = jax.lax.scan(step, x0, jnp.arange(num_steps))
+        return jnp.sum(x**2), jnp.concatenate([x0[None], states])
+
+    def by_diffrax(params, x0):
+        sample = sample_ode(wave, params, x0, cond=cond, num_steps=num_steps, save_steps=True)
+        return jnp.sum(sample.x**2), sample
+
+    @jax.jit
+    def both(params, x0):
+        values = [jax.value_and_grad(f, (0, 1), has_aux=True) for f in (by_hand, by_diffrax)]
+        return [value(params, x0) for value in values]
+
+    ((_, states), expected), ((_, sample), gradients) = both(params, x0)
+    assert sample.x.dtype == sample.trajectory.dtype == sample.times.dtype == dtype
+    np.testing.assert_allclose(sample.trajectory, states, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(sample.trajectory[0], x0)
+    np.testing.assert_array_equal(sample.trajectory[-1], sample.x)
+    np.testing.assert_allclose(sample.times, np.arange(num_steps + 1) / num_steps, rtol=tolerance)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=20 * tolerance, atol=20 * tolerance)
+    assert sample.num_evaluations == num_steps
+    assert sample.succeeded
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "evaluations_in_four_steps"),
+    [
+        (diffrax.Euler(), 1, 4),
+        (diffrax.Midpoint(), 2, 8),
+        (diffrax.Heun(), 2, 8),
+        (diffrax.Ralston(), 2, 8),
+        (diffrax.Tsit5(), 5, 25),
+        (diffrax.Dopri5(), 5, 25),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_order_of_convergence_and_evaluations_of_equal_steps(solver, order, evaluations_in_four_steps, x64):
+    """A row of speed a solves ``dy/ds = -2 (1 + s) y^2, y(0) = 1``, so ``y = (1 + s)^-2``, up to s = a.
+
+    Its steps are a / 4: half the speed is half the step, for as many steps, and the error falls by
+    ``2^(order + 1)``. One compilation shows the order.
+    """
+    speed = 0.01 if order < 5 else 0.2  # in between the next term of the error and rounding
+    speeds = speed * jnp.array([1, 0.5])
+    drift = CountedDrift(lambda a, t, x, cond: -2 * a * (1 + a * t) * x**2)
+    sample, num_calls = drift.sample(speeds, jnp.ones(2), solver=solver, num_steps=4)
+    error = np.abs(sample.x - (1 + speeds) ** -2)
+    observed = np.log2(error[0] / error[1]) - 1
+    assert abs(observed - order) < 0.1
+    assert sample.num_evaluations == num_calls == evaluations_in_four_steps
+
+
+@pytest.mark.parametrize(
+    ("solver", "controller", "per_step"),
+    [
+        (diffrax.Heun(), diffrax.PIDController(rtol=1e-2, atol=1e-3), None),
+        (diffrax.HalfSolver(diffrax.Euler()), diffrax.PIDController(rtol=1e-2, atol=1e-3), None),
+        (diffrax.Tsit5(), diffrax.PIDController(rtol=1e-3, atol=1e-4, dtmax=0.2), 6),
+        (
+            diffrax.Dopri5(),
+            diffrax.ClipStepSizeController(diffrax.PIDController(rtol=1e-3, atol=1e-4), jump_ts=[0.5]),
+            6,
+        ),
+    ],
+    ids=["Heun", "HalfEuler", "Tsit5", "Dopri5 with a jump"],
+)
+def test_evaluations_of_adaptive_steps_are_counted_exactly(solver, controller, per_step):
+    drift = CountedDrift(lambda params, t, x, cond: params * jnp.cos(20 * t) * x)
+    # The first step tried is the whole interval: it is rejected several times, which costs more than the
+    # rejection of a later step does.
+    options = {"solver": solver, "stepsize_controller": controller, "num_steps": 1}
+    sample, num_calls = drift.sample(10.0, jnp.ones(2), **options)
+    assert sample.num_evaluations == num_calls
+    assert sample.succeeded
+    np.testing.assert_allclose(sample.x, np.exp(0.5 * np.sin(20.0)), rtol=0.1)
+    if per_step is not None:
+        assert (num_calls - 1) % per_step != 0  # else the naive formula would do
+    # Again, backwards and with other parameters: the same program (repeated calls must not compile again).
+    num_traces = drift.num_traces
+    back, num_calls = drift.sample(9.0, sample.x, t0=1.0, t1=0.0, **options)
+    assert back.num_evaluations == num_calls
+    assert drift.num_traces == num_traces
+
+
+def gaussian_drift(params, t, x, cond=None):
+    """Linear path from N(0, 1) to N(mean, sd^2), independent ends: methods, section 3."""
+    mean, sd = params
+    return mean + (t * sd**2 - (1 - t)) / (t**2 * sd**2 + (1 - t) ** 2) * (x - t * mean)
+
+
+def test_quantiles_go_to_quantiles_and_back(x64):
+    levels = jnp.linspace(0.01, 0.99, 15)
+    x0, expected = norm.ppf(levels), norm.ppf(levels, 3.0, 0.5)
+    sample = functools.partial(
+        sample_ode, gaussian_drift, (3.0, 0.5), solver=diffrax.Tsit5(), stepsize_controller=TIGHT
+    )
+    times = np.array([0.0, 0.3, 0.75, 1.0])
+    forward = sample(x0, save_at=times)
+    assert forward.succeeded
+    np.testing.assert_allclose(forward.x, expected, atol=1e-6)
+    # On the way, the law at time t is N(3 t, t^2 / 4 + (1 - t)^2), and the flow keeps the quantiles.
+    spread = np.sqrt(times**2 / 4 + (1 - times) ** 2)
+    np.testing.assert_array_equal(forward.times, times)
+    np.testing.assert_allclose(forward.trajectory, 3 * times[:, None] + spread[:, None] * x0, atol=1e-5)
+    np.testing.assert_allclose(forward.trajectory[0], x0, rtol=1e-12)
+    np.testing.assert_allclose(forward.trajectory[-1], forward.x, rtol=1e-12)
+
+    back = sample(forward.x, t0=1.0, t1=0.0, save_at=times[::-1])
+    np.testing.assert_allclose(back.x, x0, atol=1e-6)
+    np.testing.assert_allclose(back.trajectory, forward.trajectory[::-1], atol=1e-5)
+    np.testing.assert_array_equal(back.times, times[::-1])
+
+
+def test_adaptive_trajectories_end_by_repeating_the_end():
+    drift = from_function(lambda t, x: 2 * x)
+    options = {"solver": diffrax.Tsit5(), "save_steps": True, "max_steps": 12}
+    options["stepsize_controller"] = diffrax.PIDController(rtol=1e-5, atol=1e-5)
+    sample = sample_ode(drift, None, jnp.array([[1.0, -2.0]]), **options)
+    assert sample.trajectory.shape == (13, 1, 2)
+    num_states = int(np.argmax(sample.times == 1.0)) + 1
+    assert 3 < num_states < 12
+    assert np.all(np.diff(sample.times[:num_states]) > 0)
+    np.testing.assert_array_equal(sample.times[num_states:], 1.0)
+    np.testing.assert_array_equal(sample.trajectory[num_states:], np.tile(sample.x, (13 - num_states, 1, 1)))
+    expected = np.exp(2 * sample.times)[:, None] * np.array([1.0, -2.0])
+    np.testing.assert_allclose(sample.trajectory[:, 0], expected, rtol=1e-4)
+
+
+def test_failures_are_reported_and_never_raised():
+    stiff = from_function(lambda t, x: -1000 * x)
+    controller = diffrax.PIDController(rtol=1e-5, atol=1e-5)
+    sample = sample_ode(
+        stiff, None, jnp.ones(2), solver=diffrax.Tsit5(), stepsize_controller=controller, max_steps=4
+    )
+    assert not sample.succeeded
+    assert sample.result == diffrax.RESULTS.max_steps_reached
+    exploding = sample_ode(from_function(lambda t, x: 1e30 * x), None, jnp.ones(2), num_steps=3)
+    assert not exploding.succeeded
+    assert exploding.result == diffrax.RESULTS.successful
+    assert exploding.num_evaluations == 3
+
+
+def test_vmap_gives_every_row_its_own_steps():
+    drift = from_function(lambda t, x, cond: cond[:, None] * x)
+    x0, rates = jnp.ones((3, 2)), jnp.array([0.1, 5.0, -1.0])
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def sample(x0, rates, by_row):
+        def solve(x0, rates):
+            controller = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+            return sample_ode(drift, None, x0, cond=rates, solver=diffrax.Tsit5(), stepsize_controller=controller)
+
+        return jax.vmap(solve)(x0[:, None], rates[:, None]) if by_row else solve(x0, rates)
+
+    by_row = sample(x0, rates, True)
+    np.testing.assert_allclose(by_row.x[:, 0], np.exp(rates)[:, None] * x0, rtol=1e-3)
+    assert len(set(by_row.num_evaluations.tolist())) == 3
+    for i in range(3):
+        alone = sample(x0[i : i + 1], rates[i : i + 1], False)
+        np.testing.assert_allclose(by_row.x[i], alone.x, rtol=1e-6)
+        assert by_row.num_evaluations[i] == alone.num_evaluations
+
+
+def test_equal_steps_are_counted_right_on_awkward_intervals():
+    drift = CountedDrift(lambda params, t, x, cond: jnp.ones_like(x))
+    for t0, t1 in [(0.0, 1.0), (1.0, 0.0), (0.1, 0.7), (0.7, 0.1), (0.999, 1e-5), (1e-5, 0.999), (0.3, 0.31)]:
+        sample, num_calls = drift.sample(None, jnp.zeros((2, 1)), t0=t0, t1=t1, num_steps=7)
+        assert sample.num_evaluations == num_calls == 7
+        assert sample.succeeded
+        np.testing.assert_allclose(sample.x, t1 - t0, rtol=1e-5)
+
+
+def test_a_time_grid_in_the_precision_of_the_state(x64):
+    drift = CountedDrift(lambda params, t, x, cond: (1 + t)[:, None] * x)
+    grid = diffrax.StepTo(jnp.array([0.0, 0.25, 1.0]))
+    for dtype, of_state in (("float32", "float32"), ("bfloat16", "float32")):
+        sample, num_calls = drift.sample(None, jnp.ones((1, 1), dtype), stepsize_controller=grid, save_steps=True)
+        assert sample.x.dtype == of_state
+        np.testing.assert_allclose(sample.trajectory.ravel(), [1, 1.25, 1.25 * (1 + 1.25 * 0.75)], rtol=1e-6)
+        assert sample.num_evaluations == num_calls == 2
+
+
+def test_mistakes_are_named():
+    drift, x0 = from_function(lambda t, x: x), jnp.ones((2, 3))
+    adaptive = {"stepsize_controller": TIGHT}
+    rows = [
+        (jnp.ones((0, 3)), {}, r"not empty, got shape \(0, 3\)"),
+        (x0, {"t1": 0.0}, "t0=0.0 and t1=0.0"),
+        (x0, {"t1": 1000.0}, "t0=0.0 and t1=1000.0"),
+        (x0, {"num_steps": 0}, "got 0 and 4096"),
+        (x0, {"max_steps": 0}, "got 100 and 0"),
+        (x0, adaptive, r"Euler does not give.*HalfSolver\(diffrax.Euler\(\)\)"),
+        (x0, {"solver": diffrax.Kvaerno3(), **adaptive}, "got Kvaerno3"),
+        (x0, {"solver": diffrax.ReversibleHeun()}, "got ReversibleHeun"),
+        (x0, {"save_at": []}, r"non-empty.*shape \(0,\)"),
+        (x0, {"save_at": [0.5, 1.5]}, "from 0.5 to 1.5"),
+        (x0, {"save_at": [0.5, 0.25]}, r"towards t1=1.0, got \[0.5, 0.25\]"),
+        (x0, {"save_at": [0.5], "save_steps": True}, "one of them"),
+    ]
+    for x, options, message in rows:
+        with pytest.raises(ValueError, match=message):
+            sample_ode(drift, None, x, **options)
+    with pytest.raises(ValueError, match=r"\(2, 1\).*\(2, 3\)"):
+        sample_ode(from_function(lambda t, x: x[:, :1]), None, x0)
