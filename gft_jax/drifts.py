@@ -80,7 +80,9 @@ def _caller(call: Callable[..., Any]) -> Callable[[Callable[..., Any], Any, Any,
     return call_model
 
 
-def from_linen(module: linen.Module, variables: Mapping[str, Any] | None = None, **apply_kwargs: Any) -> Drift:
+def from_linen(
+    module: linen.Module, variables: Mapping[str, Any] | None = None, **apply_kwargs: Any
+) -> Drift:
     """Drift of a Flax linen module with ``__call__(t, x, cond)``; its parameters are the collection "params".
 
     So ``drift(module.init(key, t, x, cond)["params"], t, x, cond)``, without the outer ``{"params": ...}``.

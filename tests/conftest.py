@@ -1,8 +1,15 @@
 """Shapes in annotations are checked at run time, in the tests alone: the hook must precede the package."""
 
+from pathlib import Path
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# Compiled programs are kept: within a session for programs that are built again, and for the next session.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 with install_import_hook("gft_jax", "beartype.beartype"):
     import gft_jax  # noqa: F401

@@ -240,6 +240,9 @@ def test_ends_that_are_not_finite():
     np.testing.assert_array_equal(inside.source_index, np.arange(12))
     assert not jax.jit(exact())(KEY, x0 * 1e20, x1).converged
     assert not independent()(KEY, bad, x1).converged
+    assert not COUPLINGS["sinkhorn"]()(
+        KEY, x0 * 1e18, x1
+    ).converged  # finite, but the mean distance overflows
     entropic = COUPLINGS["sinkhorn"]()(KEY, bad, x1)
     assert not entropic.converged
     assert ((entropic.source_index >= 0) & (entropic.source_index < 12)).all()

@@ -140,7 +140,9 @@ def test_adapters_agree_with_the_formula_of_the_model_and_its_gradient(row, inpu
     velocity, expected_velocity, gradient, expected = both(params, t, x, cond)
     np.testing.assert_allclose(velocity, expected_velocity, rtol=2e-5, atol=2e-5)
     scale = 1 + float(sum(np.abs(leaf).max() for leaf in jax.tree.leaves(expected)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), gradient, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), gradient, expected
+    )
 
     # An optimiser takes the parameters; what is frozen stays so, and other values are no reason to trace again.
     optimizer = optax.sgd(0.1)
@@ -191,7 +193,9 @@ def test_models_without_a_condition(inputs):
         from_function(lambda x: x)
     # A default is left alone unless there is a condition; a model that demands one is told that there is none.
     np.testing.assert_array_equal(evaluate(from_function(lambda t, x, a=2.0: a * x), None, t, x), 2 * x)
-    np.testing.assert_array_equal(evaluate(from_function(lambda t, x, a=2.0: a * x), None, t, x, cond), cond * x)
+    np.testing.assert_array_equal(
+        evaluate(from_function(lambda t, x, a=2.0: a * x), None, t, x, cond), cond * x
+    )
     demanding = from_function(lambda t, x, cond: x if cond is None else cond)
     np.testing.assert_array_equal(evaluate(demanding, None, t, x), x)
 

@@ -45,7 +45,7 @@ def test_twenty_steps_are_those_of_one_device(report, name):
 
 def test_losses_and_self_paced_cooling_agree(report):
     assert float(report["losses"]) < 1e-5
-    assert float(report["cooling"]) < 1e-6
+    assert float(report["cooling"]) < 1e-4
 
 
 def test_a_batch_that_does_not_divide_is_refused(report):

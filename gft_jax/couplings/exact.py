@@ -44,8 +44,9 @@ def exact() -> Coupling:
             index_type = jax.ShapeDtypeStruct((x0.shape[0],), jnp.int32)
             source_index = jax.pure_callback(_assign, index_type, cost, vmap_method="sequential")
         else:
-            _check_finite(np.asarray(cost), np.asarray(x0), np.asarray(x1))
-            source_index = jnp.asarray(_assign(cost))
+            matrix = np.asarray(cost)
+            _check_finite(matrix, x0, x1)
+            source_index = jnp.asarray(_assign(matrix))
         pairing = permutation_pairing(x0, x1, source_index)
         return pairing._replace(converged=jnp.all(jnp.isfinite(cost)))
 
@@ -60,12 +61,12 @@ def _assign(cost: Array | np.ndarray) -> np.ndarray:
     return linear_sum_assignment(matrix.T)[1].astype(np.int32)
 
 
-def _check_finite(cost: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> None:
+def _check_finite(cost: np.ndarray, x0: Array, x1: Array) -> None:
     if np.isfinite(cost).all():
         return
     found = []
     for name, x in (("x0", x0), ("x1", x1)):
-        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1))
         if len(bad):
             found.append(f"{len(bad)} of {len(x)} rows of {name} are not finite (first: {bad[:5].tolist()})")
     reason = "; ".join(found) or f"they overflow {cost.dtype}, rescale the data"

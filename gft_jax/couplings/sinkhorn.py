@@ -83,7 +83,7 @@ def sinkhorn(
             source_index=partner.astype(jnp.int32),
             target_index=jnp.arange(rows, dtype=jnp.int32),
             weight=None,
-            converged=jnp.isfinite(marginal_error) & jnp.asarray(out.converged),
+            converged=jnp.isfinite(mean_cost) & jnp.asarray(out.converged),
             cost=jnp.mean(jnp.sum(jax.nn.softmax(log_plan, axis=1) * cost, axis=1)),
             marginal_error=marginal_error,
         )

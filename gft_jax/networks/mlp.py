@@ -80,7 +80,9 @@ class ResidualMLP(nn.Module):
     ) -> Float[Array, "batch *event"]:
         """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond."""
         if t.shape != x.shape[:1]:
-            raise ValueError(f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}.")
+            raise ValueError(
+                f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}."
+            )
 
         def dense(features: int, name: str, **kwargs: Any) -> nn.Dense:
             return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
@@ -128,7 +130,9 @@ def _vectors(cond: Any, x: Array, cond_features: int) -> Array:
     """Float conditions ``[batch, cond_features]`` in the dtype of x."""
     expected = (x.shape[0], cond_features)
     if cond is None:
-        raise ValueError(f"With cond_features={cond_features} cond must be floats of shape {expected}; got None.")
+        raise ValueError(
+            f"With cond_features={cond_features} cond must be floats of shape {expected}; got None."
+        )
     if jnp.shape(cond) != expected or not jnp.issubdtype(jnp.result_type(cond), jnp.floating):
         raise ValueError(
             f"With cond_features={cond_features} cond must be floats of shape {expected} for x of shape {x.shape}; "

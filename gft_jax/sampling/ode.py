@@ -37,7 +37,9 @@ class _UniformSteps(diffrax.AbstractStepSizeController):
     num_steps: int
 
     def _time(self, step, t0, t1):
-        return jnp.where(step == self.num_steps, t1, t0 + (t1 - t0) * (step / self.num_steps).astype(t0.dtype))
+        return jnp.where(
+            step == self.num_steps, t1, t0 + (t1 - t0) * (step / self.num_steps).astype(t0.dtype)
+        )
 
     def wrap(self, direction):
         return self

@@ -1,20 +1,6 @@
-"""Cooling: the temperature of gradual fine-tuning by training step.
-
-At temperature ``beta >= 0`` the optimal drift is the blend ``w u* + (1 - w) v_pre`` of the target drift ``u*``
-and the pretrained drift ``v_pre``, with the *target weight* ``w = 1 / (1 + beta)`` in (0, 1]. Training starts
-warm (small ``w``) and cools to temperature zero (``w = 1``), where it is plain flow matching.
-
-Schedules fix the temperature in advance: `constant`, `linear`, `cosine`, `polynomial`, `geometric`,
-`piecewise`, and `from_schedule` for any other. Each is drawn either in ``temperature`` or in
-``target_weight``, whichever keyword is given; prefer the target weight, since all of ``beta > 10`` means
-"hardly moved". `self_paced` cools as the student follows.
-
-Temperature and schedules: "Gradual Fine-Tuning for Flow Matching Models", arXiv:2601.22495. The measured target
-weight and self-paced cooling are this library's own.
-"""
+"""Cooling schedules: the temperature, or the target weight, as a function of the training step."""
 
 import itertools
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,44 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array
 
+from gft_jax.cooling.temperature import Cooling, Scalar, Step, check_num_steps, temperature
 from gft_jax.types import Schedule
-
-Step = Int[Array, ""] | np.integer | int
-"""A training step: scalar integer >= 0."""
-
-Scalar = Float[Array, ""]
 
 Ends = tuple[float, float] | None
 """``(start, end)``; None for the keyword that is not used."""
 
 _GRID = 1025
 """Schedules are checked on this many steps: at every step up to 1024 steps, evenly spread beyond."""
-
-
-class Cooling(NamedTuple):
-    """The temperature by training step, as pure functions; the state is a pytree that a checkpoint holds."""
-
-    init: Callable[[], Any]
-    """``()`` -> state."""
-    temperature: Callable[[Any, Step], Scalar]
-    """``(state, step)`` -> temperature ``beta >= 0`` to train this step with, in the default float type."""
-    update: Callable[[Any, Step, dict[str, Array]], Any]
-    """``(state, step, stats)`` -> state, after the step; ``stats`` are the objective's diagnostics by name, each
-    a scalar: the mean over all rows of the step."""
-
-
-def target_weight(temperature: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """Target weight ``w = 1 / (1 + beta)`` in [0, 1] of a temperature ``beta`` in [0, inf]."""
-    return 1.0 / (1.0 + jnp.asarray(temperature))
-
-
-def temperature(target_weight: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """Temperature ``beta = (1 - w) / w`` in [0, inf] of a target weight ``w`` in [0, 1]."""
-    weight = jnp.asarray(target_weight)
-    return (1.0 - weight) / weight
 
 
 class _Space(NamedTuple):
@@ -114,11 +72,6 @@ def _checked(space: _Space, values: Any, count: int | None = None) -> tuple[floa
         if not space.contains(value, 0.0):
             raise ValueError(f"{space.name} must be {space.valid_range}, got {value}")
     return floats
-
-
-def _check_num_steps(num_steps: int) -> None:
-    if not isinstance(num_steps, numbers.Integral) or not 1 <= num_steps < 2**31:
-        raise ValueError(f"num_steps must be an integer from 1 to 2^31 - 1, got {num_steps!r}")
 
 
 def _no_state() -> tuple[()]:
@@ -245,7 +198,7 @@ def _between(
     """Cooling ``end + (start - end) shape(left)``, where ``left`` falls from 1 to 0 over the steps."""
     space, values = _the_one_given(temperature, target_weight)
     start, end = _checked(space, values, 2)
-    _check_num_steps(num_steps)
+    check_num_steps(num_steps)
 
     def curve(step: Step) -> Scalar:
         # The remaining steps are counted in integers: `1 - step / num_steps` has lost them near the end.
@@ -280,7 +233,7 @@ def geometric(
     """
     space, values = _the_one_given(temperature, target_weight)
     start, end = _checked(space, values, 2)
-    _check_num_steps(num_steps)
+    check_num_steps(num_steps)
     if min(start, end) == 0.0:
         raise ValueError(
             f"a geometric temperature must be > 0 at both ends, got {(start, end)}; "
@@ -323,7 +276,7 @@ def piecewise(
         )
     if any(later <= earlier for earlier, later in itertools.pairwise((0, *boundaries))):
         raise ValueError(f"boundaries must be increasing steps >= 1, got {boundaries}")
-    _check_num_steps(boundaries[-1])
+    check_num_steps(boundaries[-1])
     curve = optax.join_schedules([optax.constant_schedule(value) for value in values], list(boundaries))
     return _follow(space, curve, boundaries[-1], end=values[-1], allow_heating=allow_heating)
 
@@ -351,170 +304,5 @@ def from_schedule(
     space, schedule = _the_one_given(temperature, target_weight)
     if not callable(schedule):
         raise ValueError(f"{space.name} must be a schedule, a function of the step, got {schedule!r}")
-    _check_num_steps(num_steps)
+    check_num_steps(num_steps)
     return _follow(space, lambda step: jnp.asarray(schedule(step)), num_steps, allow_heating=allow_heating)
-
-
-def effective_target_weight(
-    displacement_squared: Float[ArrayLike, "*shape"], displacement_along_target: Float[ArrayLike, "*shape"]
-) -> Float[Array, "*shape"]:
-    """Target weight that the student has reached, ``w_hat = E|r|^2 / E<r, d>``.
-
-    Here ``r = v_theta - v_pre`` is the student's displacement and ``d = u - v_pre`` the target's, ``u`` being the
-    conditional velocity. At the optimum for target weight ``w``, ``E<r, d> = w E|u* - v_pre|^2`` and
-    ``E|r|^2 = w^2 E|u* - v_pre|^2``, so that ``w_hat = w`` for any coupling; below it the student lags. It is a
-    ratio of means: pass means over many rows (see `displacement_average`), never average the ratio. It is
-    necessary, not sufficient: regions already fitted can hide an unfitted mode, and noise in ``r`` raises it.
-
-    Args:
-        displacement_squared: ``E|r|^2``, >= 0.
-        displacement_along_target: ``E<r, d>``, any sign.
-
-    Returns:
-        ``w_hat``, and 0 where it is undefined because ``E<r, d> <= 0``, as at the start, where ``r = 0``.
-    """
-    squared, along = jnp.asarray(displacement_squared), jnp.asarray(displacement_along_target)
-    undefined = along <= 0
-    return jnp.where(undefined, 0.0, squared / jnp.where(undefined, 1.0, along))
-
-
-class MeanDisplacement(NamedTuple):
-    """Smoothed means, in the order that `effective_target_weight` takes."""
-
-    displacement_squared: Scalar
-    """Of ``|r|^2``."""
-    displacement_along_target: Scalar
-    """Of ``<r, d>``."""
-
-
-class DisplacementAverage(NamedTuple):
-    """Smooths the two means of `effective_target_weight` over training steps: ``w_hat`` is that of the state."""
-
-    init: Callable[[], MeanDisplacement]
-    """``()`` -> state."""
-    update: Callable[[MeanDisplacement, Scalar, Scalar], MeanDisplacement]
-    """``(state, displacement_squared, displacement_along_target)`` -> state."""
-
-
-def displacement_average(decay: float = 0.95) -> DisplacementAverage:
-    """Exponential averages ``m <- decay m + (1 - decay) new`` of ``|r|^2`` and ``<r, d>``, for their ratio.
-
-    Both start at zero, which cancels in the ratio. A step at which either is not finite is left out.
-
-    Args:
-        decay: in [0, 1); the averages reach back over about ``1 / (1 - decay)`` steps.
-
-    Raises:
-        ValueError: decay out of range.
-    """
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1), got {decay}")
-
-    def init() -> MeanDisplacement:
-        return MeanDisplacement(jnp.zeros(()), jnp.zeros(()))
-
-    def update(
-        state: MeanDisplacement, displacement_squared: Scalar, displacement_along_target: Scalar
-    ) -> MeanDisplacement:
-        new = MeanDisplacement(displacement_squared, displacement_along_target)
-        finite = _is_finite(new)
-
-        def smooth(mean: Scalar, value: Scalar) -> Scalar:
-            return jnp.where(finite, decay * mean + (1 - decay) * value, mean).astype(mean.dtype)
-
-        return jax.tree.map(smooth, state, new)
-
-    return DisplacementAverage(init, update)
-
-
-def _is_finite(displacement: MeanDisplacement) -> Bool[Array, ""]:
-    squared, along = displacement
-    return jnp.isfinite(squared) & jnp.isfinite(along)
-
-
-class SelfPacedState(NamedTuple):
-    """State of `self_paced`."""
-
-    raises: Int[Array, ""]
-    """How many times the target weight was raised: it is ``start + (1 - start) raises / fastest``. An integer,
-    since adding up small floats would drift, and stall where the increment is below the rounding."""
-    progress: MeanDisplacement
-    """Smoothed ``|r|^2`` and ``w <r, d>``, with the target weight ``w`` inside the average."""
-
-
-def self_paced(
-    num_steps: int,
-    *,
-    start: float = 0.05,
-    fastest: int | None = None,
-    tolerance: float = 0.1,
-    decay: float = 0.95,
-) -> Cooling:
-    """Cooling that raises the target weight while the student keeps up, and waits while it lags.
-
-    The target weight ``w`` starts at ``start`` and is raised by ``(1 - start) / fastest`` after each step at which
-
-        ``mean |r|^2 >= (1 - tolerance) mean(w <r, d>)``  and  ``mean(w <r, d>) > 0``,
-
-    with ``r = v_theta - v_pre``, ``d = u - v_pre`` and exponential means over the batches so far; otherwise (also
-    at a step where either is not finite) it is held. This is ``w_hat >= (1 - tolerance) w`` for the measured weight of
-    `effective_target_weight`, with ``w`` inside the average, since on a ramp a smoothed ratio would lag by itself.
-    The test is one-sided: optimiser noise inflates ``|r|^2`` at small ``w``, so ``w_hat > w`` is no reason to wait.
-
-    The budget wins over waiting: ``w`` never falls below the line that reaches 1 at ``num_steps`` at the fastest rate.
-    So the temperature is exactly zero from ``num_steps`` on. It never rises.
-
-    Reads ``stats["displacement_squared"]`` and ``stats["displacement_along_target"]``.
-
-    Args:
-        num_steps: steps within which temperature zero is reached; >= 1.
-        start: target weight at the first step, in (0, 1].
-        fastest: steps from ``start`` to 1 for a student that never lags, from 1 to ``num_steps``. By default half
-            of ``num_steps``: the stability of gradual fine-tuning comes from cooling slowly, which a pace bounded
-            by the student alone gives away; the other half is for waiting, or for training at temperature zero.
-        tolerance: relative lag that counts as keeping up, in [0, 1).
-        decay: of the exponential means, in [0, 1).
-
-    Raises:
-        ValueError: a value out of range; at trace time, an objective that does not report the two diagnostics.
-    """
-    _check_num_steps(num_steps)
-    fastest = max(1, num_steps // 2) if fastest is None else fastest
-    if not 0 < start <= 1:
-        raise ValueError(f"start must be a target weight in (0, 1], got {start}")
-    if not isinstance(fastest, numbers.Integral) or not 1 <= fastest <= num_steps:
-        raise ValueError(f"fastest must be an integer from 1 to num_steps = {num_steps}, got {fastest!r}")
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must be in [0, 1), got {tolerance}")
-    average = displacement_average(decay)
-
-    def raises_at(state: SelfPacedState, step: Step) -> Int[Array, ""]:
-        owed = jnp.asarray(fastest - (num_steps - step), jnp.int32)
-        return jnp.clip(owed, state.raises, fastest)
-
-    def weight_after(raises: Int[Array, ""]) -> Scalar:
-        raised = jnp.asarray(raises, jnp.result_type(float)) / fastest
-        return jnp.where(raises >= fastest, 1.0, start + (1.0 - start) * raised)
-
-    def init() -> SelfPacedState:
-        return SelfPacedState(jnp.zeros((), jnp.int32), average.init())
-
-    def temperature_at(state: SelfPacedState, step: Step) -> Scalar:
-        return jnp.maximum(temperature(weight_after(raises_at(state, step))), 0.0)
-
-    def update(state: SelfPacedState, step: Step, stats: dict[str, Array]) -> SelfPacedState:
-        missing = [name for name in MeanDisplacement._fields if name not in stats]
-        if missing:
-            raise ValueError(
-                f"self-paced cooling needs the diagnostics {missing}, but the objective reports {sorted(stats)}; "
-                "gft_jax.objectives.gradual reports them; cool other objectives by a schedule"
-            )
-        raises = raises_at(state, step)
-        new = MeanDisplacement(
-            stats["displacement_squared"], weight_after(raises) * stats["displacement_along_target"]
-        )
-        progress = average.update(state.progress, *new)
-        keeps_up = _is_finite(new) & (effective_target_weight(*progress) >= 1.0 - tolerance)
-        return SelfPacedState(jnp.minimum(raises + keeps_up, fastest), progress)
-
-    return Cooling(init, temperature_at, update)
