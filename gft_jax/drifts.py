@@ -1,9 +1,9 @@
 """Drifts: how they are called, made from the models of other libraries, and blended.
 
 A drift is a pure function ``drift(params, t, x, cond=None)``; see `gft_jax.types.Drift`. The adapters give a
-model of Flax (linen or nnx), of Equinox or a plain function that form. Without a
-condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as ``(t, x, cond)``,
-and a model that takes two arguments alone then raises an error rather than ignoring the condition.
+model of Flax (linen or nnx), of Equinox or a plain function that form. Without a condition a model is called
+as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as ``(t, x, cond)``, and a model that takes
+two arguments alone then raises an error rather than ignoring the condition.
 """
 
 import functools
@@ -26,8 +26,8 @@ def evaluate(
 ) -> Float[Array, "batch *event"]:
     """Velocity ``[batch, *event]`` of a drift: the one place where objectives and samplers call a drift.
 
-    The drift receives t as ``[batch]`` in the precision of x, but at least float32 (half precision cannot tell
-    a hundred times in [0, 1] apart). The velocity has the wider of the dtypes of x and of the drift's output:
+    The drift receives t as ``[batch]`` in the precision of x, but at least float32 (in bfloat16 a hundred steps
+    would not be equal). The velocity has the wider of the dtypes of x and of the drift's output:
     a bfloat16 network on float32 events gives float32, a float32 network on bfloat16 events too.
 
     Args:
@@ -88,7 +88,8 @@ def from_linen(
     So ``drift(module.init(key, t, x, cond)["params"], t, x, cond)``, without the outer ``{"params": ...}``.
     The module is always run for inference: its other collections never change, and no random numbers are
     given to it. A module with dropout or batch statistics must be told so by its own argument, mostly
-    ``train=False`` or ``deterministic=True``; one that asks for a random key gets linen's InvalidRngError.
+    ``train=False`` or ``deterministic=True``; otherwise linen raises its InvalidRngError or
+    ModifyScopeVariableError.
 
     Args:
         module: the module, unbound.

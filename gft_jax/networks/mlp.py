@@ -27,12 +27,12 @@ class ResidualMLP(nn.Module):
     With ``e = silu(A s(t) + embedding of the condition)``, s(t) sinusoids of fixed frequencies, and
     ``(scale, shift) = B e``, each block adds ``W silu((1 + scale) h + shift)`` to its input h. The scale and the
     shift are shared by the blocks, which keeps conditioning cheap: 333,696 parameters for 64-dimensional
-    events with the defaults. (There is no normalisation: at these depths it brought nothing and cost a third of
-    the time.)
+    events with the defaults. There is no normalisation: at these depths it costs time and did not lower the
+    loss (flow matching on handwritten digits).
 
     The last layer starts at zero, so the initial drift is zero everywhere: training from scratch starts at the
-    loss of the best constant-free guess instead of that of a random field. It also means that a freshly
-    initialised network does not react to anything yet.
+    loss of the zero field instead of that of a random one. It also means that a freshly initialised network
+    does not react to its inputs yet.
 
     Computation runs in the dtype of x, whatever the dtype of the parameters.
 
@@ -106,10 +106,10 @@ class ResidualMLP(nn.Module):
 
         modulation = dense(2 * self.hidden, "modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
-        h = dense(self.hidden, "first")(x.reshape(x.shape[0], -1))
+        event_size = math.prod(x.shape[1:])
+        h = dense(self.hidden, "first")(x.reshape(x.shape[0], event_size))
         for i in range(self.depth):
             h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
-        event_size = math.prod(x.shape[1:])
         velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
         return velocity.reshape(x.shape)
 

@@ -145,8 +145,9 @@ def sample_ode(
     mates. For steps of its own for each row, vmap this function over rows of batch size one; all rows then
     take as long as the slowest, and the counts are per row. ``diffrax.StepTo(ts)`` gives any fixed time grid.
 
-    A failure never raises: read ``succeeded``. The result is differentiable in params, x0 and cond in reverse
-    mode, with recursive checkpoints. Steps are counted without regard to evaluations in the backward pass.
+    A failed solve never raises: read ``succeeded``; x is meaningless where it is False. The result is
+    differentiable in params, x0 and cond in reverse mode, with recursive checkpoints; evaluations in the backward
+    pass are not counted.
 
     Under jit, everything but params, x0 and cond is static. Without jit, repeated calls compile again unless
     ``drift`` is the same object.
@@ -166,15 +167,16 @@ def sample_ode(
         save_at: times of the trajectory between t0 and t1, in the order of integration, known at trace time.
             Between steps the solver interpolates: linearly for Euler, Midpoint, Heun and Ralston, to fourth
             order for Tsit5 and Dopri5.
-        save_steps: whether the trajectory is x0 and the state after every step: ``num_steps + 1`` states, or
-            ``max_steps + 1`` with an adaptive controller, the unused ones at the end repeating x and t1.
+        save_steps: whether the trajectory is x0 and the state after every step: ``num_steps + 1`` states, one
+            for each time of a StepTo, or ``max_steps + 1`` with another controller, the unused ones at the end
+            repeating x and t1 (so set max_steps with memory in mind).
         max_steps: largest number of steps, rejected ones included, with a controller.
 
     Raises:
-        ValueError: if x0 is empty; t0 and t1 are equal or outside [0, 1]; num_steps or
-            max_steps is not positive; the solver cannot be counted, or gives no error estimate where an
-            adaptive controller needs one; save_at is out of range or order, or given together with save_steps;
-            and if the drift does not return the shape of x0.
+        ValueError: if x0 is empty; t0 and t1 are equal or outside [0, 1]; num_steps or max_steps is not
+            positive; the solver cannot be counted, or gives no error estimate where an adaptive controller needs
+            one; save_at is out of range or order, or given together with save_steps; or the drift does not
+            return the shape of x0.
 
     Source: P. Kidger, "On neural differential equations", arXiv:2202.02435 (Diffrax).
     """
@@ -227,13 +229,16 @@ def sample_ode(
         max_steps=max_steps,
         throw=False,
     )
-    x = solution.ys[0][0]
-    trajectory, times = (solution.ys[1], solution.ts[1]) if len(saved) > 1 else (None, None)
-    if save_steps and adaptive:
-        unused = jnp.isinf(times)
-        trajectory = jnp.where(unused.reshape((-1,) + (1,) * x.ndim), x, trajectory)
-        times = jnp.where(unused, t1, times)
-    _, _, num_fresh = solution.controller_state
+    states: Any = solution.ys
+    state_times: Any = solution.ts
+    controller_state: Any = solution.controller_state
+    x, trajectory, times = states[0][0], None, None
+    if len(saved) > 1:
+        # Diffrax leaves the places of steps that were not needed at infinity.
+        unused = jnp.isinf(state_times[1])
+        trajectory = jnp.where(unused.reshape(unused.shape + (1,) * x.ndim), x, states[1])
+        times = jnp.where(unused, t1, state_times[1])
+    _, _, num_fresh = controller_state
     num_evaluations = each * solution.stats["num_steps"] + if_fresh * num_fresh
     return OdeSample(
         x=x,
