@@ -94,7 +94,7 @@ def batches(
             within a batch, in reshuffled order.
         batch_size: rows of a batch (over all devices).
         seed: fixes order, source rows, coupling and all randomness of the training steps.
-        coupling: pairs source and data within a batch; default independent.
+        coupling: pairs source and data within a batch; default independent. It is called under jit.
         source: draws the source rows; default ``N(0, I)`` in the shape and dtype of the data.
         cond: conditions that follow the data: a pytree of ``[num, ...]``.
         num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
@@ -114,25 +114,26 @@ def batches(
     coupling = independent() if coupling is None else coupling
     _check_source(source, event_shape)
 
-    @jax.jit
-    def draw(step: Array) -> tuple[Array, Any, Array, Array]:
+    def pair(step: Array, rows: Array, row_cond: Any) -> Batch:
         keys = jax.vmap(jax.random.split)(row_keys(seed, step, batch_size))
-        # A coupling has one key a batch, apart from those of the rows, whose numbers are not negative.
+        # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
         key_coupling = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 2**32 - 1)
         x0, source_cond = source(keys[:, 0])
-        return x0, source_cond, keys[:, 1], key_coupling
+        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
+        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
+        return Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
+
+    pair_one, pair_many = jax.jit(pair), jax.jit(jax.vmap(pair))
 
     def batch(step: int) -> Batch:
         index = row_order(len(x1), batch_size, seed, step)
-        rows, row_cond = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (x1, cond))
-        x0, source_cond, keys, key_coupling = draw(jnp.asarray(step, jnp.uint32))
-        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
-        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
-        return Batch(x0, rows, keys, row_cond, source_cond, pairing.weight)
+        return pair_one(jnp.uint32(step), *jax.tree.map(lambda leaf: leaf[index], (x1, cond)))
 
     def many(first_step: int, count: int) -> Batch:
-        steps = [batch(step) for step in range(first_step, first_step + count)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
+        steps = range(first_step, first_step + count)
+        index = np.stack([row_order(len(x1), batch_size, seed, step) for step in steps])
+        rows = jax.tree.map(lambda leaf: leaf[index], (x1, cond))
+        return pair_many(jnp.arange(first_step, first_step + count, dtype=jnp.uint32), *rows)
 
     return Batches(batch, many, len(x1))
 
