@@ -17,7 +17,7 @@ import tyro
 import gft_jax as gft
 from experiments.base_flow import pretrained_base
 from experiments.configs.digits import Digits, MethodName
-from experiments.data.digits import shifted_digits
+from experiments.data.digits import CLASSES, shifted_digits
 from experiments.evaluator import evaluator, floor
 from experiments.loop import Loop, Stopped, keep
 from experiments.methods import COUPLINGS, METHODS, PATHS
@@ -72,6 +72,8 @@ def run_digits(config: Digits) -> None:
     facts = {
         "methods": list(config.methods),
         "seeds": list(config.seeds),
+        "base_classes": CLASSES[config.shift][0],
+        "target_classes": CLASSES[config.shift][1],
         "num_evaluations": config.sampling_steps,
     }
     run = open_run(config, ROOT / "digits", facts)

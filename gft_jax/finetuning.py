@@ -174,12 +174,15 @@ def finetuner(
         _check_base(objective, base_params)
         params = adapter.init(key, base_params) if params is None else params
         _check_params(params)
-        params = _copied(params)
+        return start(params, base_params)
+
+    @jax.jit  # one program instead of one for every leaf
+    def start(params: Params, base_params: Params) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=params,
+            params=_copied(params),
             averaged_params=None if averaging is None else _copied(params),
-            opt_state=optimizer.init(params),
+            opt_state=_copied(optimizer.init(params)),
             objective_state=_copied(objective.init(adapter.apply(params, base_params), base_params)),
             cooling_state=cooling.init(),
         )
@@ -258,4 +261,5 @@ def _check_params(params: Params) -> None:
 
 
 def _copied(tree: Any) -> Any:
+    # Under jit too: an output that is an input would otherwise share its buffer, and donating it delete both.
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

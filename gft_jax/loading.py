@@ -99,4 +99,4 @@ def load(
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:
     """Random parameters of a drift network for samples of a shape."""
-    return module.init(key, jnp.zeros(1), jnp.zeros((1, *event_shape)))["params"]
+    return jax.jit(module.init)(key, jnp.zeros(1), jnp.zeros((1, *event_shape)))["params"]

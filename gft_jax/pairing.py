@@ -123,7 +123,9 @@ def batches(
         x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
         return Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
 
-    pair_one, pair_many = jax.jit(pair), jax.jit(jax.vmap(pair))
+    pair_one = jax.jit(pair)
+    # One after another: side by side, all of them would iterate as long as the slowest coupling.
+    pair_many = jax.jit(lambda *steps: jax.lax.map(lambda step: pair(*step), steps))
 
     def batch(step: int) -> Batch:
         index = row_order(len(x1), batch_size, seed, step)

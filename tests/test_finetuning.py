@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import gft_jax as gft
+from gft_jax.loading import init_params
 from gft_jax.types import Objective, Terms
 
 MODULE = gft.networks.ResidualMLP(hidden=16, depth=1)
@@ -21,8 +22,8 @@ gradient = jax.jit(jax.grad(gft.mean_loss, argnums=1, has_aux=True), static_argn
 
 @pytest.fixture(scope="module")
 def base_params():
-    params = MODULE.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
-    return jax.tree.map(lambda leaf: leaf + 0.1, params)
+    params = init_params(MODULE, jax.random.key(0), (3,))
+    return jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +57,19 @@ def run(step, state, base_params, steps):
 def test_equals_an_optax_loop_written_by_hand(tuner, jitted, base_params):
     """The same objective in a loop of one's own, with the gradient of the mean loss."""
     optimizer = optax.adam(1e-2)
-    params, opt_state, average = base_params, optimizer.init(base_params), base_params
-    for k in range(6):
-        temperature = COOLING.temperature((), jnp.int32(k))
-        grads, _ = gradient(GRADUAL, params, base_params, BATCHES.batch(k), temperature)
+
+    @jax.jit
+    def by_hand(params, opt_state, average, k, batch):
+        temperature = COOLING.temperature((), k)
+        grads, _ = gradient(GRADUAL, params, base_params, batch, temperature)
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
-        keep = min(0.5, (1 + k) / (10 + k))
-        average = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, average, params)
+        keep = jnp.minimum(0.5, (1 + k) / (10 + k))
+        return params, opt_state, jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, params)
+
+    params, opt_state, average = base_params, jax.jit(optimizer.init)(base_params), base_params
+    for k in range(6):
+        params, opt_state, average = by_hand(params, opt_state, average, k, BATCHES.batch(k))
     state, infos = run(jitted, tuner.init(jax.random.key(0), base_params), base_params, range(6))
     assert_trees_close(state.params, params, rtol=2e-5, atol=1e-6)
     assert_trees_close(state.averaged_params, average, rtol=2e-5, atol=1e-6)
@@ -84,12 +90,12 @@ def test_maps_over_seeds(tuner, jitted, base_params):
     """vmap over states and batches: every seed gets what it would get alone."""
     streams = [gft.pairing.batches(DATA, batch_size=8, seed=seed) for seed in (0, 1)]
     batches = [stream.batch(0) for stream in streams]
-    stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
+    stack = jax.jit(lambda one, other: jax.tree.map(lambda *leaves: jnp.stack(leaves), one, other))
     states = [tuner.init(jax.random.key(seed), base_params) for seed in (0, 1)]
     mapped = jax.jit(jax.vmap(tuner.step, in_axes=(0, None, 0)))
-    together, _ = mapped(jax.tree.map(stack, *states), base_params, jax.tree.map(stack, *batches))
+    together, _ = mapped(stack(*states), base_params, stack(*batches))
     alone = [jitted(state, base_params, batch)[0] for state, batch in zip(states, batches, strict=True)]
-    assert_trees_close(together.params, jax.tree.map(stack, *alone).params, rtol=1e-5, atol=1e-6)
+    assert_trees_close(together.params, stack(*alone).params, rtol=1e-5, atol=1e-6)
     assert any(not np.allclose(leaf[0], leaf[1]) for leaf in jax.tree.leaves(together.opt_state))
 
 
@@ -108,7 +114,7 @@ def test_works_inside_a_jitted_function_of_the_user(tuner, jitted, base_params):
 def test_gradient_of_the_mean_loss_and_through_a_step(x64):
     """Against finite differences: in the parameters, and in the learning rate of a step."""
     batch = gft.pairing.batches(DATA.astype(np.float64), batch_size=8, seed=3).batch(0)
-    params = MODULE.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
+    params = init_params(MODULE, jax.random.key(0), (3,))
     vector, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(float), params))
     vector += 0.02 * jax.random.normal(jax.random.key(2), vector.shape)
     base_params = unravel(vector)
@@ -194,10 +200,11 @@ def test_a_step_that_is_not_finite_changes_only_the_step_number(tuner, jitted, b
 
 
 def test_donating_the_state_leaves_the_callers_weights_alone(tuner, base_params):
-    state = tuner.init(jax.random.key(0), base_params)
-    jax.block_until_ready(jax.jit(tuner.step, donate_argnums=0)(state, base_params, BATCHES.batch(0)))
-    assert jax.tree.leaves(state.params)[0].is_deleted()
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(base_params))
+    weights = jax.device_put(base_params)
+    state = tuner.init(jax.random.key(0), weights)
+    jax.block_until_ready(jax.jit(tuner.step, donate_argnums=0)(state, weights, BATCHES.batch(0)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(weights))
 
 
 def test_no_parameters_are_closed_over(tuner):
@@ -206,7 +213,7 @@ def test_no_parameters_are_closed_over(tuner):
     def program(hidden):
         module = gft.networks.ResidualMLP(hidden=hidden, depth=1)
         drift = gft.drifts.from_linen(module)
-        base = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
+        base = init_params(module, jax.random.key(0), (3,))
         tuner = gft.finetuner(gft.objectives.gradual(drift), optax.adam(1e-3), COOLING)
         state = tuner.init(jax.random.key(0), base)
         lowered = jax.jit(tuner.step, donate_argnums=0).lower(state, base, BATCHES.batch(0))
@@ -231,7 +238,7 @@ def test_base_parameters_exist_once(tuner, base_params):
 
 
 def test_trains_from_scratch_without_a_base():
-    params = MODULE.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
+    params = init_params(MODULE, jax.random.key(0), (3,))
     tuner = gft.finetuner(gft.objectives.flow_matching(DRIFT), optax.adam(1e-2), averaging=None)
     state = tuner.init(jax.random.key(0), params=params)
     assert state.averaged_params is None

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from gft_jax.metrics import energy_distance, instantaneous_variance, one_step_w2, path_length, spearman, w2
 
@@ -154,10 +153,6 @@ def test_spearman_of_monotone_curves_and_ties():
     np.testing.assert_allclose(spearman(steps, [1, 3, 2, 4, 5]), 0.9, rtol=1e-12)
     # Ranks 1.5, 1.5, 3, 4, 5 by hand: covariance 9.5, sums of squares 10 and 9.5.
     np.testing.assert_allclose(spearman(steps, [1, 1, 2, 3, 4]), 9.5 / math.sqrt(95), rtol=1e-12)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        x, y = rng.integers(0, 6, (2, 12))
-        np.testing.assert_allclose(spearman(x, jnp.asarray(y)), spearmanr(x, y).statistic, atol=1e-12)
     assert math.isnan(spearman(steps, [2.0] * 5))
 
 

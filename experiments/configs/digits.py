@@ -51,7 +51,7 @@ class Digits:
     """Part of the steps by whose end the temperature is zero, in (0, 1]."""
     base_every: int = 1
     """Evaluate the frozen base on every k-th row of a batch; 1 is every row. Must divide the batch size."""
-    base_steps: int = 4000
+    base_steps: int = 3000
     """Steps of pretraining."""
     base_learning_rate: float = 1e-3
     """Peak learning rate (Adam, cosine decay) of pretraining; also the learning rate of from-scratch."""

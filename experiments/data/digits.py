@@ -7,6 +7,13 @@ from sklearn.datasets import load_digits
 
 from experiments.configs.digits import Shift
 
+ALL_CLASSES = tuple(range(10))
+CLASSES: dict[Shift, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "unseen-classes": (ALL_CLASSES[:5], ALL_CLASSES[5:]),
+    "rotation": (ALL_CLASSES, ALL_CLASSES),
+    "inversion": (ALL_CLASSES, ALL_CLASSES),
+}
+"""Classes of the base and of the target images of each shift."""
 NUM_HELD_OUT = 384
 """Images for evaluation: the same ones for every number of target images."""
 
@@ -35,7 +42,7 @@ def shifted_digits(shift: Shift, num_target: int) -> ShiftedDigits:
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order], labels[order]
     if shift == "unseen-classes":
-        base, pool = images[labels <= 4], images[labels >= 5]
+        base, pool = (images[np.isin(labels, classes)] for classes in CLASSES[shift])
     else:
         half = len(images) // 2
         base, pool = images[:half], images[half:]

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 
 def spearman(steps: ArrayLike, values: ArrayLike) -> float:
@@ -26,7 +26,7 @@ def spearman(steps: ArrayLike, values: ArrayLike) -> float:
         raise ValueError(f"all {len(x)} steps are {x[0]:g}: the trend along a curve needs different steps")
     if np.ptp(y) == 0:  # scipy would warn as well
         return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(spearmanr(x, y).statistic)
 
 
 def instantaneous_variance(values: ArrayLike) -> float:
