@@ -1,6 +1,6 @@
 """Draws samples from a finished run.
 
-    python -m experiments.sample runs/digits/001 --method plain --num-samples 100
+python -m experiments.sample runs/digits/001 --method plain --num-samples 100
 """
 
 import sys
@@ -66,9 +66,7 @@ def draw(config: Sample) -> Path:
     if config.num_samples < 1:
         raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
     loaded = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
-    noise = jax.random.normal(
-        jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape)
-    )
+    noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
     drift, params = loaded.drift, loaded.params
     if config.target_weight != 1.0:
         drift = gft.drifts.blend(drift)
@@ -80,7 +78,9 @@ def draw(config: Sample) -> Path:
     folder = config.out or config.run / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples)
-    print(f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}")
+    print(
+        f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}"
+    )
     side = int(np.ceil(np.sqrt(len(samples))))
     picture = plots.sample_grids({loaded.method: samples}, [loaded.method], side)
     if picture is not None:

@@ -8,6 +8,7 @@ import functools
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,7 +107,8 @@ def run_digits(config: Digits) -> None:
             if seed == config.seeds[0]:
                 samples[name] = evaluate(params)[1]
 
-    np.savez(run.path / "samples.npz", **{name: x[:NUM_SAMPLES_KEPT] for name, x in samples.items()})
+    kept: dict[str, Any] = {name: x[:NUM_SAMPLES_KEPT] for name, x in samples.items()}
+    np.savez(run.path / "samples.npz", **kept)
     finish(run, started)
 
 

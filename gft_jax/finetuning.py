@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from gft_jax import cooling as coolings
@@ -254,7 +255,7 @@ def _check_params(params: Params) -> None:
                 f"trained parameters must be floating-point arrays; params{name} has dtype "
                 f"{jnp.result_type(leaf)}. Pass such constants to the drift in another way than by params."
             )
-        if not isinstance(leaf, jax.core.Tracer):
+        if not isinstance(leaf, Tracer):
             bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
             if bad:
                 raise ValueError(f"params{name} holds {bad} values that are not finite, of {np.size(leaf)}")

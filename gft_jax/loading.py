@@ -76,15 +76,16 @@ def load(
         ValueError: if there is no such run, method or seed, or it has not finished; says what there is.
     """
     run = Path(run)
-    for name in (MODEL_FILE, "config.json"):
-        if not (run / name).is_file():
-            raise ValueError(f"{run} is not the folder of a run: it has no {name}")
+    for file in (MODEL_FILE, "config.json"):
+        if not (run / file).is_file():
+            raise ValueError(f"{run} is not the folder of a run: it has no {file}")
     model = json.loads((run / MODEL_FILE).read_text())
     config = json.loads((run / "config.json").read_text())
-    method = config["methods"][0] if method is None else method
-    if method != "base":
-        seed = config["seeds"][0] if seed is None else seed
-    folder = params_folder(run, method, None if method == "base" else seed, averaged and method != "base")
+    name: str = config["methods"][0] if method is None else method
+    if name == "base":
+        folder = params_folder(run, name)
+    else:
+        folder = params_folder(run, name, config["seeds"][0] if seed is None else seed, averaged)
     if not folder.is_dir():
         there = sorted(path.name for path in (run / "params").glob("*"))
         raise ValueError(
@@ -94,7 +95,7 @@ def load(
     event_shape = tuple(model["event_shape"])
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     base_params = load_params(params_folder(run, "base"), like)
-    return Loaded(from_linen(module), load_params(folder, like), base_params, event_shape, method)
+    return Loaded(from_linen(module), load_params(folder, like), base_params, event_shape, name)
 
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:

@@ -32,7 +32,7 @@ class Runner(NamedTuple):
     """Brings a pytree to a single device."""
 
 
-def single_device(tuner: FineTuner, device: jax.Device | None = None) -> Runner:
+def single_device(tuner: FineTuner, device: Any = None) -> Runner:
     """The fine-tuner under ``jax.jit`` on one device, by default the first."""
     sharding = SingleDeviceSharding(jax.local_devices()[0] if device is None else device)
 
@@ -47,7 +47,7 @@ def single_device(tuner: FineTuner, device: jax.Device | None = None) -> Runner:
     return Runner(init, step, step_many, place, place)
 
 
-def pmapped(tuner: FineTuner, devices: Sequence[jax.Device] | None = None) -> Runner:
+def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
     """The fine-tuner under ``jax.pmap``: every device takes an equal share of the rows of each batch.
 
     Gradients, weights and diagnostics are summed over the devices before they are divided, so that the step is

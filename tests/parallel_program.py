@@ -15,8 +15,8 @@ drift = gft.drifts.from_linen(module)
 rng = np.random.default_rng(0)
 x1 = rng.normal(2.0, 1.0, (64, 3)).astype(np.float32)
 weight = jnp.asarray(rng.uniform(0.1, 3.0, 16), jnp.float32)
-params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 3)))["params"]
-base_params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+params = gft.loading.init_params(module, jax.random.key(0), (3,))
+base_params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.05), params)
 stream = gft.pairing.batches(x1, batch_size=16, seed=0)
 objective = gft.objectives.gradual(drift, base_every=2)
 cooling = gft.cooling.self_paced(40, start=0.2)
@@ -76,7 +76,7 @@ print("losses", np.abs(many_losses / one_losses - 1).max())
 
 # Chunks, and a state that went through fetch and place as through a checkpoint.
 state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
-batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[batch(step) for step in range(20)])
+batches = stream.many(0, 20)._replace(weight=jnp.broadcast_to(weight, (20, 16)))
 state, infos = jax.block_until_ready(runner.step_many(state, base, batches))
 print("chunk", worst(runner.fetch(state).params, one.params))
 print(

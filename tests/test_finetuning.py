@@ -65,7 +65,11 @@ def test_equals_an_optax_loop_written_by_hand(tuner, jitted, base_params):
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         keep = jnp.minimum(0.5, (1 + k) / (10 + k))
-        return params, opt_state, jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, params)
+        return (
+            params,
+            opt_state,
+            jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, params),
+        )
 
     params, opt_state, average = base_params, jax.jit(optimizer.init)(base_params), base_params
     for k in range(6):

@@ -122,8 +122,10 @@ def test_infinite_temperature_has_no_gradient_at_the_base():
     drift = gft.drifts.from_linen(gft.networks.ResidualMLP(hidden=16, depth=1))
     params, batch = perturbed_network(0), batch_of(64)
     objective = gft.objectives.gradual(drift)
-    assert np.abs(flat(gradient(objective, params, params, batch, jnp.inf)[0])).max() == 0.0
-    assert np.abs(flat(gradient(objective, params, params, batch, 10.0)[0])).max() > 1e-3
+    frozen, cool = (
+        np.abs(flat(gradient(objective, params, params, batch, beta)[0])).max() for beta in (jnp.inf, 10.0)
+    )
+    assert frozen < 1e-6 * cool  # student and base are two programs, and round differently
 
 
 def perturbed_network(seed):

@@ -7,18 +7,21 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import gft_jax as gft
+from gft_jax.loading import init_params
 
 
 @pytest.fixture(scope="module")
 def report():
     """What tests/parallel_program.py prints under four fake CPU devices, by name."""
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=60"
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=60"
+    )
     environment = os.environ | {"NPROC": "16", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     program = Path(__file__).with_name("parallel_program.py")
     done = subprocess.run(
@@ -55,7 +58,7 @@ def test_a_batch_that_does_not_divide_is_refused(report):
 def test_pmap_over_one_device_is_jit():
     """The mapped form is the same step, so that a program can always use it."""
     module = gft.networks.ResidualMLP(hidden=8, depth=1)
-    params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 2)))["params"]
+    params = init_params(module, jax.random.key(0), (2,))
     tuner = gft.finetuner(
         gft.objectives.gradual(gft.drifts.from_linen(module)),
         optax.sgd(1.0),
