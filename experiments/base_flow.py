@@ -13,7 +13,7 @@ import gft_jax as gft
 from experiments.configs.digits import Digits
 from experiments.loop import check_finite, keep
 from experiments.methods import TimedPath
-from gft_jax.checkpoints import fingerprint, load_params
+from gft_jax.checkpoints import fingerprint, has_params, load_params
 from gft_jax.loading import init_params
 from gft_jax.networks import ResidualMLP
 from gft_jax.types import Drift, Params
@@ -43,7 +43,7 @@ def pretrained_base(
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
     folder = (cache / key).absolute()
     params = init_params(module, jax.random.key(SEED), event_shape)
-    if folder.is_dir():
+    if has_params(folder):
         print(f"base flow: found in {cache / key}")
         return load_params(folder, params)
 
@@ -56,7 +56,7 @@ def pretrained_base(
         for step in range(0, config.base_steps, CHUNK):
             count = min(CHUNK, config.base_steps - step)
             state, infos = runner.step_many(state, None, stream.many(step, count))
-            check_finite(infos, step, "the base flow", "lower --base-learning-rate")
+            check_finite(infos, step, "the base flow", "start a run with a lower --base-learning-rate")
             bar.set_postfix(loss=f"{float(infos.loss.mean()):.2f}", refresh=False)
             bar.update(count)
     keep(folder, state.params)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from experiments.evaluator import Evaluate
 from experiments.run_folder import RunFolder
-from gft_jax.checkpoints import Checkpoints, load_params, save_params
+from gft_jax.checkpoints import Checkpoints, has_params, load_params, save_params
 from gft_jax.cooling import effective_target_weight, target_weight
 from gft_jax.finetuning import StepInfo, TrainState
 from gft_jax.loading import params_folder
@@ -18,7 +18,7 @@ from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
 
-CHUNKS_PER_CHECKPOINT = 10
+MAX_CHUNKS_PER_CHECKPOINT = 10
 
 
 class Stopped(Exception):
@@ -36,6 +36,8 @@ class Loop(NamedTuple):
     num_steps: int
     chunk: int
     """Steps between two evaluations."""
+    rate_flag: str
+    """The flag that sets the learning rate of this method."""
 
     def train(self, base_params: Params, params: Params | None, evaluate: Evaluate) -> Params:
         """Final raw parameters: trained now, continued from the last checkpoint, or found finished.
@@ -48,34 +50,46 @@ class Loop(NamedTuple):
         Raises:
             Stopped: if loss or gradient is not finite; the last checkpoint stays.
         """
+        name = f"{self.method} (seed {self.seed})"
+        chunks_per_checkpoint = max(1, min(MAX_CHUNKS_PER_CHECKPOINT, self.num_steps // self.chunk // 4))
         state = self.runner.init(jax.random.key(self.seed), base_params, params)
         final = params_folder(self.run.path, self.method, self.seed)
-        if final.is_dir():
-            print(f"{self.method} (seed {self.seed}): finished before")
+        if has_params(final):
+            print(f"{name}: finished before")
             return load_params(final, state.params)
         base_params = self.runner.place(base_params)
-        with (
-            Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints,
-            tqdm(total=self.num_steps, desc=f"{self.method} (seed {self.seed})", unit="step") as bar,
-        ):
+        with Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints:
             state, clock = self._start_or_continue(checkpoints, state, evaluate)
             step = int(state.step)
-            bar.update(step)
+            bar = tqdm(total=self.num_steps, initial=step, desc=name, unit="step")
             while step < self.num_steps:
-                batches = self.stream.many(step, self.chunk)
                 started = time.perf_counter()
+                batches = self.stream.many(step, self.chunk)
                 state, infos = self.runner.step_many(state, base_params, batches)
                 infos = jax.device_get(infos)
                 clock.add(time.perf_counter() - started, self.chunk)
-                check_finite(infos, step, f"{self.method} (seed {self.seed})", "lower --learning-rate")
+                kept = checkpoints.latest_step()
+                advice = (
+                    f"start a run with a lower {self.rate_flag}"
+                    if kept is None
+                    else f"the checkpoint of step {kept} is kept; start a run with a lower {self.rate_flag}"
+                )
+                check_finite(infos, step, name, advice)
                 step += self.chunk
-                self.run.log([self._train_row(step, infos), self._evaluation_row(step, evaluate, state)])
-                if step % (self.chunk * CHUNKS_PER_CHECKPOINT) == 0:
+                self.run.log([self._train_row(step, infos)])
+                try:
+                    self.run.log([self._evaluation_row(step, evaluate, state)])
+                except ValueError as error:  # samples that are not finite
+                    raise Stopped(
+                        f"{name}: evaluation after step {step} failed: {error}; {advice}"
+                    ) from error
+                if step % (self.chunk * chunks_per_checkpoint) == 0:
                     checkpoints.save(step, self.runner.fetch(state), {"clock": clock.reading()})
                 bar.set_postfix(
                     loss=f"{infos.loss.mean():.2f}", temperature=f"{infos.temperature[-1]:.3g}", refresh=False
                 )
                 bar.update(self.chunk)
+            bar.close()
         self.run.log([self._row("timing", **clock.reading())])
         keep(params_folder(self.run.path, self.method, self.seed, averaged=True), state.averaged_params)
         keep(final, state.params)
@@ -113,7 +127,7 @@ class Loop(NamedTuple):
             step=step,
             loss=float(infos.loss.mean()),
             temperature=float(infos.temperature[-1]),
-            target_weight=float(target_weight(infos.temperature[-1])),
+            target_weight=float(np.mean(target_weight(infos.temperature))),
             effective_target_weight=reached if squared > 0 else None,
             grad_norm=float(infos.grad_norm.mean()),
         )
@@ -147,11 +161,11 @@ def check_finite(infos: StepInfo, step: int, what: str, advice: str) -> None:
         first = int(bad[0])
         raise Stopped(
             f"{what}: loss or gradient is not finite at step {step + first + 1} (loss {infos.loss[first]}, gradient "
-            f"norm {infos.grad_norm[first]}). The last good checkpoint is kept. {advice[0].upper()}{advice[1:]}."
+            f"norm {infos.grad_norm[first]}); {advice}"
         )
 
 
 def keep(folder: Path, params: Params) -> None:
     """Saves parameters unless they are there already."""
-    if not folder.is_dir():
+    if not has_params(folder):
         save_params(folder, params)

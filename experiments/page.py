@@ -37,7 +37,8 @@ _CAPTIONS = {
         "Cooling",
         "Left: temperature β of the methods that cool. Right: the target weight w = 1 / (1 + β) that is "
         "asked for (broad line), and the weight ŵ that the network has reached (thin line), estimated from the "
-        "training batches as a ratio of smoothed moments. Below the broad line the network lags.",
+        "training batches as a ratio of moments. Both are means over the steps since the last evaluation. Below the "
+        "broad line the network lags.",
     ),
     "samples": (
         "Samples",
@@ -225,8 +226,9 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     notes = [
         "All numbers are of the raw parameters. Averaged parameters (EMA) would flatten every curve and hide what "
         "the stability columns measure.",
-        "Within a seed, every evaluation of every method starts from the same noise, so that differences are due "
-        "to the parameters and not to the draw.",
+        "Every evaluation, of every method and seed, starts from the same noise, so that differences are due to the "
+        "parameters and not to the draw. All seeds start from one pretrained base: the spread is that of fine-tuning.",
+        "The energy distance is estimated without bias, and may therefore fall a little below zero.",
         f"Samples are made with {nfe} evaluations of the drift (NFE) each, those called one-step with a single one.",
         "The floor is the distance between two disjoint sets of real data. Finite sets of the same law are about "
         "this far apart, so it is what perfect samples would score.",

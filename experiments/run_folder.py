@@ -35,10 +35,17 @@ class RunFolder:
         if not any(_identity(json.loads(line)) == _identity(row) for line in self._lines()):
             self.log([row])
 
-    def note(self, **facts: Any) -> None:
-        """Adds facts to config.json."""
+    def add_session(self, seconds: float) -> None:
+        """Adds the time of a session that came to its end to ``wall_seconds`` in config.json."""
         path = self.path / "config.json"
-        write_atomically(path, json.dumps(json.loads(path.read_text()) | facts, indent=2) + "\n")
+        facts = json.loads(path.read_text())
+        facts["wall_seconds"] = round(facts.get("wall_seconds", 0.0) + seconds, 1)
+        write_atomically(path, json.dumps(facts, indent=2) + "\n")
+
+    def mend(self) -> None:
+        """Drops a last row that a kill cut short."""
+        if self.metrics.exists():
+            write_atomically(self.metrics, "".join(line + "\n" for line in self._lines()))
 
     def rewind(self, method: str, seed: int, step: int) -> None:
         """Drops what was logged of a method beyond a step, or cut short by a kill, so that nothing is logged twice."""
@@ -72,12 +79,16 @@ def open_run(config: Digits, root: Path, facts: dict[str, Any]) -> RunFolder:
         path = _fresh(root)
     elif (path / "config.json").exists():
         _check_same_run(path, config)
-        return RunFolder(path)
+        run = RunFolder(path)
+        run.mend()
+        return run
     elif config.resume:
         raise ValueError(
             f"nothing to resume: {path} holds no config.json; leave --resume out to start a run there"
         )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: give --out an empty or a new folder")
+    elif path.exists() and any(entry.suffix != ".partial" for entry in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run: give --out an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**_provenance(), **facts, "config": _settings(config)}, indent=2)

@@ -51,7 +51,7 @@ def main() -> int:
     config = tyro.cli(Sample, prog="python -m experiments.sample", description=__doc__)
     try:
         draw(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -65,6 +65,10 @@ def draw(config: Sample) -> Path:
     """
     if config.num_samples < 1:
         raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
+    if not np.isfinite(config.target_weight):
+        raise ValueError(f"--target-weight is {config.target_weight}; allowed is a finite number")
+    if config.method == "base" and (config.averaged or config.target_weight != 1.0):
+        raise ValueError("--averaged and --target-weight are for fine-tuned methods; the base has neither")
     loaded = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
     noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
     drift, params = loaded.drift, loaded.params
@@ -75,6 +79,8 @@ def draw(config: Sample) -> Path:
         drift, params, noise, num_steps=config.num_steps, solver=SOLVERS[config.solver]()
     )
     samples = np.asarray(result.x)
+    if not result.succeeded:
+        raise ValueError("the sampler diverged: take more --num-steps, or a --target-weight in [0, 1]")
     folder = config.out or config.run / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples)

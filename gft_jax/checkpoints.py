@@ -223,12 +223,23 @@ def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
         FileExistsError: the directory holds a checkpoint already.
         ValueError: as `Checkpoints.save`.
     """
-    with Checkpoints(directory) as checkpoints:
-        if checkpoints.latest_step() is not None:
-            raise FileExistsError(
-                f"{directory} holds a checkpoint already; save to another directory, or delete it"
-            )
+    target = pathlib.Path(directory).absolute()
+    if has_params(target):
+        raise FileExistsError(
+            f"{directory} holds a checkpoint already; save to another directory, or delete it"
+        )
+    # Orbax makes the directory before its content: a kill in between would leave one that looks finished.
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    with Checkpoints(partial) as checkpoints:
         checkpoints.save(0, params)
+    os.replace(partial, target)
+
+
+def has_params(directory: str | os.PathLike[str]) -> bool:
+    """Whether `save_params` has written this directory; an empty or cut-short one counts as not written."""
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.latest_step() == 0
 
 
 def load_params(directory: str | os.PathLike[str], like: PyTree) -> PyTree:

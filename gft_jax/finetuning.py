@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
     params: Params
     """The trained parameters."""
     averaged_params: Params
-    """Their exponential moving average, or None."""
+    """Their exponential moving average, in float32 at least, or None."""
     opt_state: Any
     """State of the optimiser."""
     objective_state: Any
@@ -68,7 +68,8 @@ class StepInfo(NamedTuple):
     grad_norm: Array
     """Euclidean norm of the gradient, before any clipping by the optimiser."""
     is_finite: Array
-    """False where loss or gradient was not finite: the update was then left out, and only ``step`` advanced."""
+    """False where loss, gradient or updated parameters were not finite: the update was then left out, and only
+    ``step`` advanced."""
     stats: dict[str, Array]
     """Weighted means of the objective's diagnostics."""
 
@@ -106,7 +107,14 @@ def loss_sums(
     temperature = jnp.asarray(temperature)
     frozen = apply(jax.lax.stop_gradient(params), base_params)
     rows = objective.prepare(frozen, base_params, objective_state, batch, temperature)
+    rows = jax.lax.stop_gradient(rows)  # what of it depends on the base, too
     terms = objective.loss(apply(params, base_params), base_params, rows, temperature)
+    for name, values in {"loss": terms.loss, **terms.stats}.items():
+        if values.ndim != 1 or values.shape != terms.weight.shape:
+            raise ValueError(
+                f"an objective reports one value a row, with the weight of the row; {name} has shape {values.shape}, "
+                f"weight {terms.weight.shape}"
+            )
     stats = {name: jnp.sum(terms.weight * value) for name, value in terms.stats.items()}
     return jnp.sum(terms.weight * terms.loss), (jnp.sum(terms.weight), stats)
 
@@ -132,9 +140,11 @@ def mean_loss(
         objective_state: of methods that have one: ``objective.init(params, base_params)``.
 
     Raises:
-        ValueError: if the method needs a base and there is none.
+        ValueError: if the method needs a base and there is none, or the temperature is negative.
     """
     _check_base(objective, base_params)
+    if not isinstance(temperature, Tracer) and not temperature >= 0.0:
+        raise ValueError(f"temperature must be >= 0, got {temperature}")
     total, (weight, stats) = loss_sums(objective, params, base_params, batch, temperature, objective_state)
     return total / weight, {name: value / weight for name, value in stats.items()}
 
@@ -174,7 +184,9 @@ def finetuner(
     def init(key: Key[Array, ""], base_params: Params = None, params: Params = None) -> TrainState:
         _check_base(objective, base_params)
         params = adapter.init(key, base_params) if params is None else params
-        _check_params(params)
+        _check_finite("base_params", base_params)
+        _check_finite("params", params)
+        _check_trainable(params)
         return start(params, base_params)
 
     @jax.jit  # one program instead of one for every leaf
@@ -182,7 +194,7 @@ def finetuner(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=_copied(params),
-            averaged_params=None if averaging is None else _copied(params),
+            averaged_params=None if averaging is None else jax.tree.map(_at_least_float32, _copied(params)),
             opt_state=_copied(optimizer.init(params)),
             objective_state=_copied(objective.init(adapter.apply(params, base_params), base_params)),
             cooling_state=cooling.init(),
@@ -203,10 +215,9 @@ def finetuner(
         (total, (weight, stats)), gradient = sums
         loss, stats, gradient = jax.tree.map(lambda value: value / weight, (total, stats, gradient))
         grad_norm = optax.tree.norm(gradient)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(params)
         new = TrainState(
             step=state.step + 1,
             params=params,
@@ -235,7 +246,7 @@ def _average(decay: float | None, step: Array, averaged: Params, params: Params)
         return None
     keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(
-        lambda old, new: (keep * old + (1.0 - keep) * new).astype(new.dtype), averaged, params
+        lambda old, new: (keep * old + (1.0 - keep) * new).astype(old.dtype), averaged, params
     )
 
 
@@ -247,18 +258,32 @@ def _check_base(objective: Objective, base_params: Params) -> None:
         )
 
 
-def _check_params(params: Params) -> None:
+def _check_trainable(params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path)
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise ValueError(
-                f"trained parameters must be floating-point arrays; params{name} has dtype "
+                f"trained parameters must be floating-point arrays; params{jax.tree_util.keystr(path)} has dtype "
                 f"{jnp.result_type(leaf)}. Pass such constants to the drift in another way than by params."
             )
-        if not isinstance(leaf, Tracer):
-            bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
-            if bad:
-                raise ValueError(f"params{name} holds {bad} values that are not finite, of {np.size(leaf)}")
+
+
+def _check_finite(name: str, params: Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
+        if bad:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} holds {bad} values that are not finite, of {np.size(leaf)}")
+
+
+def _all_finite(params: Params) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _at_least_float32(leaf: Array) -> Array:
+    # In half precision an average with a decay near one would not move.
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _copied(tree: Any) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from gft_jax import networks
-from gft_jax.checkpoints import load_params
+from gft_jax.checkpoints import has_params, load_params
 from gft_jax.drifts import from_linen
 from gft_jax.types import Drift, Params
 
@@ -86,8 +86,8 @@ def load(
         folder = params_folder(run, name)
     else:
         folder = params_folder(run, name, config["seeds"][0] if seed is None else seed, averaged)
-    if not folder.is_dir():
-        there = sorted(path.name for path in (run / "params").glob("*"))
+    if not has_params(folder):
+        there = sorted(path.name for path in (run / "params").glob("[!.]*") if has_params(path))
         raise ValueError(
             f"{run} has no finished parameters {folder.name}; there are: {', '.join(there) or 'none'}"
         )
@@ -100,4 +100,6 @@ def load(
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:
     """Random parameters of a drift network for samples of a shape."""
-    return jax.jit(module.init)(key, jnp.zeros(1), jnp.zeros((1, *event_shape)))["params"]
+    width = getattr(module, "cond_features", None)
+    cond = None if width is None else jnp.zeros((1, width))
+    return jax.jit(module.init)(key, jnp.zeros(1), jnp.zeros((1, *event_shape)), cond)["params"]

@@ -5,6 +5,7 @@ nothing of it needs to be saved, and a resumed run sees the same batches.
 """
 
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from gft_jax.couplings import Coupling, apply, independent
+from gft_jax.couplings import Coupling, Pairing, apply, independent
 from gft_jax.types import Batch
 
 Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
@@ -27,8 +28,8 @@ class Batches(NamedTuple):
     """The batch of a step."""
     many: Callable[[int, int], Batch]
     """``(first_step, count)`` -> ``count`` batches stacked along a new leading axis, for ``step_many``."""
-    num_rows: int
-    """Rows of the dataset."""
+    pairing: Callable[[int], Pairing]
+    """The pairing of a step alone, with its cost, marginal error and whether it converged."""
 
 
 def standard_normal(event_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Source:
@@ -101,12 +102,14 @@ def batches(
 
     Raises:
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
-            of range, conditions of another length, source rows of another shape, a batch size below one.
+            of range, conditions of another length or not finite, source rows of another shape, a batch size below one,
+            a negative seed.
     """
     _check_rows("x1", x1)
     _check_cond("cond", cond, len(x1))
-    if batch_size < 1:
-        raise ValueError(f"batch_size counts rows and must be >= 1, got {batch_size}")
+    for name, value, smallest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not isinstance(value, numbers.Integral) or value < smallest:
+            raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
     if num_classes is not None:
         _check_labels(cond, num_classes)
     event_shape = tuple(x1.shape[1:])
@@ -114,30 +117,31 @@ def batches(
     coupling = independent() if coupling is None else coupling
     _check_source(source, event_shape)
 
-    def pair(step: Array, rows: Array, row_cond: Any) -> Batch:
+    def pair(step: Array, rows: Array, row_cond: Any) -> tuple[Pairing, Batch]:
         keys = jax.vmap(jax.random.split)(row_keys(seed, step, batch_size))
         # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
         key_coupling = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 2**32 - 1)
         x0, source_cond = source(keys[:, 0])
         pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
         x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
-        return Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
+        return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
 
     pair_one = jax.jit(pair)
     # One after another: side by side, all of them would iterate as long as the slowest coupling.
-    pair_many = jax.jit(lambda *steps: jax.lax.map(lambda step: pair(*step), steps))
+    pair_many = jax.jit(lambda *steps: jax.lax.map(lambda step: pair(*step)[1], steps))
 
-    def batch(step: int) -> Batch:
-        index = row_order(len(x1), batch_size, seed, step)
-        return pair_one(jnp.uint32(step), *jax.tree.map(lambda leaf: leaf[index], (x1, cond)))
+    def rows_at(index: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], (x1, cond))
+
+    def one(step: int) -> tuple[Pairing, Batch]:
+        return pair_one(jnp.uint32(step), *rows_at(row_order(len(x1), batch_size, seed, step)))
 
     def many(first_step: int, count: int) -> Batch:
         steps = range(first_step, first_step + count)
         index = np.stack([row_order(len(x1), batch_size, seed, step) for step in steps])
-        rows = jax.tree.map(lambda leaf: leaf[index], (x1, cond))
-        return pair_many(jnp.arange(first_step, first_step + count, dtype=jnp.uint32), *rows)
+        return pair_many(jnp.asarray(steps, jnp.uint32), *rows_at(index))
 
-    return Batches(batch, many, len(x1))
+    return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
 
 
 @functools.lru_cache(maxsize=8)
@@ -154,22 +158,28 @@ def _check_rows(name: str, rows: Array | np.ndarray) -> None:
         raise ValueError(
             f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1]"
         )
-    finite = np.isfinite(np.asarray(rows)).reshape(len(rows), -1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite.all(axis=1))
-        raise ValueError(
-            f"{name} holds {finite.size - finite.sum()} values that are not finite, in {len(bad)} of {len(rows)} rows "
-            f"(the first: {bad[:5].tolist()}): remove or repair these rows"
-        )
+    _check_finite(name, rows)
 
 
 def _check_cond(name: str, cond: Any, num_rows: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        where = f"{name}{jax.tree_util.keystr(path)}"
         if np.ndim(leaf) < 1 or len(leaf) != num_rows:
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} must have one row for each of the {num_rows} samples, "
-                f"got shape {np.shape(leaf)}"
+                f"{where} must have one row for each of the {num_rows} samples, got shape {np.shape(leaf)}"
             )
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            _check_finite(where, leaf)
+
+
+def _check_finite(name: str, rows: Array | np.ndarray) -> None:
+    finite = np.isfinite(np.asarray(rows)).reshape(len(rows), -1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
+        raise ValueError(
+            f"{name} holds {finite.size - finite.sum()} values that are not finite, in {len(bad)} of {len(rows)} "
+            f"rows (the first: {bad[:5].tolist()}): remove or repair these rows"
+        )
 
 
 def _check_labels(cond: Any, num_classes: int) -> None:

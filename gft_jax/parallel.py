@@ -27,9 +27,9 @@ class Runner(NamedTuple):
     step_many: Callable[[TrainState, Any, Batch], tuple[TrainState, StepInfo]]
     """The same for batches stacked along a leading axis."""
     place: Callable[[Any], Any]
-    """Puts a pytree (base parameters, a restored state) where the steps want it."""
+    """Copies a pytree (base parameters, a restored state) to where the steps want it."""
     fetch: Callable[[Any], Any]
-    """Brings a pytree to a single device."""
+    """Copies a pytree to a single device, out of reach of the donation by later steps."""
 
 
 def single_device(tuner: FineTuner, device: Any = None) -> Runner:
@@ -37,7 +37,7 @@ def single_device(tuner: FineTuner, device: Any = None) -> Runner:
     sharding = SingleDeviceSharding(jax.local_devices()[0] if device is None else device)
 
     def place(tree: Any) -> Any:
-        return jax.device_put(tree, sharding)
+        return jax.device_put(tree, sharding, may_alias=False)
 
     def init(key: Any, base_params: Any = None, params: Any = None) -> TrainState:
         return place(tuner.init(key, base_params, params))
@@ -65,10 +65,10 @@ def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
     replicated = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
     def place(tree: Any) -> Any:
-        return jax.device_put(tree, replicated)
+        return jax.device_put(tree, replicated, may_alias=False)
 
     def fetch(tree: Any) -> Any:
-        return jax.device_put(tree, SingleDeviceSharding(devices[0]))
+        return jax.device_put(tree, SingleDeviceSharding(devices[0]), may_alias=False)
 
     def init(key: Any, base_params: Any = None, params: Any = None) -> TrainState:
         return place(tuner.init(key, base_params, params))
@@ -101,7 +101,12 @@ def _split_rows(batch: Batch, num_devices: int, axis: int) -> Batch:
             f"use a multiple of {num_devices}, or fewer devices"
         )
 
-    def split(leaf: Any) -> Any:
+    def split(path: Any, leaf: Any) -> Any:
+        if leaf.shape[: axis + 1] != batch.x0.shape[: axis + 1]:
+            raise ValueError(
+                f"batch{jax.tree_util.keystr(path)} has shape {leaf.shape}, which does not begin like that of x0, "
+                f"{batch.x0.shape}: all leaves of a batch have the same rows"
+            )
         return leaf.reshape(*leaf.shape[:axis], num_devices, num_rows // num_devices, *leaf.shape[axis + 1 :])
 
-    return jax.tree.map(split, batch)
+    return jax.tree_util.tree_map_with_path(split, batch)

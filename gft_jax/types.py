@@ -88,7 +88,7 @@ class Objective(NamedTuple):
     loss: Callable[[Any, Any, Any, Array], Terms]
     """``(params, base_params, rows, temperature)`` -> Terms; differentiated in ``params``."""
     prepare: Callable[[Any, Any, Any, Any, Array], Any] = _batch_as_it_is
-    """``(params, base_params, objective_state, batch, temperature)`` -> rows; not differentiated. Draws
+    """``(params, base_params, objective_state, batch, temperature)`` -> rows, held fixed under differentiation. Draws
     times and noise from the rows' keys, evaluates the frozen base, rolls out, ... The result is a pytree."""
     init: Callable[[Any, Any], Any] = _no_state
     """``(params, base_params)`` -> objective_state, e.g. a moving reference or a running quantile."""

@@ -79,11 +79,11 @@ state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
 batches = stream.many(0, 20)._replace(weight=jnp.broadcast_to(weight, (20, 16)))
 state, infos = jax.block_until_ready(runner.step_many(state, base, batches))
 print("chunk", worst(runner.fetch(state).params, one.params))
-print(
-    "memory",
-    sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    / sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
-)
+kept = runner.fetch(state.params)
+state, _ = jax.block_until_ready(runner.step(state, base, batch(0)))
+print("kept", not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept)))
+copies = {len(leaf.addressable_shards) for leaf in jax.tree.leaves((state.params, base))}
+print("copies", copies == {NUM_DEVICES})
 
 try:
     runner.step(state, base, jax.tree.map(lambda leaf: leaf[: 2 * NUM_DEVICES - 1], batch(0)))

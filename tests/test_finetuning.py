@@ -203,6 +203,46 @@ def test_a_step_that_is_not_finite_changes_only_the_step_number(tuner, jitted, b
     assert not np.allclose(jax.tree.leaves(healed.params)[0], jax.tree.leaves(state.params)[0])
 
 
+def test_an_update_that_overflows_is_left_out(base_params):
+    """The gradient is finite, the step is not: such parameters must never reach a checkpoint."""
+    tuner = gft.finetuner(GRADUAL, optax.sgd(1e39), COOLING)
+    state = tuner.init(jax.random.key(0), base_params)
+    after, info = jax.jit(tuner.step)(state, base_params, BATCHES.batch(0))
+    assert np.isfinite(info.loss)
+    assert np.isfinite(info.grad_norm)
+    assert not info.is_finite
+    assert_trees_equal(after.params, state.params)
+
+
+def test_the_average_of_half_precision_parameters_moves():
+    """In bfloat16 itself it would stop short, at about 1.7 of 2."""
+    moving = Objective(lambda params, base, rows, beta: Terms(-params["w"] * rows, jnp.ones_like(rows), {}))
+    tuner = gft.finetuner(moving, optax.sgd(0.0), averaging=0.999)
+    state = tuner.init(jax.random.key(0), params={"w": jnp.ones(1, jnp.bfloat16)})
+    state = state._replace(params={"w": jnp.full(1, 2, jnp.bfloat16)})
+    state, _ = jax.jit(tuner.step_many)(state, None, jnp.ones((6000, 1), jnp.bfloat16))
+    np.testing.assert_allclose(state.averaged_params["w"], 2.0, rtol=5e-3)
+
+
+def test_terms_of_another_shape_are_refused(base_params):
+    wrong = Objective(lambda params, base, rows, beta: Terms(jnp.ones((8, 1)), jnp.ones(8), {}))
+    with pytest.raises(ValueError, match=r"loss has shape \(8, 1\), weight \(8,\)"):
+        gft.mean_loss(wrong, base_params, None, BATCHES.batch(0))
+
+
+def test_a_runner_keeps_what_was_fetched_and_placed(tuner, base_params):
+    """The step donates its state; copies taken before it, and the arrays it was made from, stay."""
+    runner = gft.parallel.single_device(tuner)
+    saved = jax.device_get(runner.init(jax.random.key(0), base_params))
+    restored = jax.device_put(saved)
+    state = runner.place(restored)
+    best = runner.fetch(state.params)
+    jax.block_until_ready(runner.step(state, base_params, BATCHES.batch(0)))
+    assert_trees_equal(restored, saved)
+    assert_trees_equal(best, saved.params)
+    assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
 def test_donating_the_state_leaves_the_callers_weights_alone(tuner, base_params):
     weights = jax.device_put(base_params)
     state = tuner.init(jax.random.key(0), weights)

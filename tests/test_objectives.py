@@ -225,16 +225,100 @@ def test_effective_target_weight_recovers_the_weight_at_the_optimum(coupling, ba
         assert found.std() < 0.05
 
 
-def test_moments_are_zero_where_the_effective_weight_is_undefined():
-    on_target, on_base = (
-        gft.objectives.gradual(affine),
-        gft.objectives.gradual(affine, base_path=gft.objectives.rolled_out(1)),
-    )
-    batch = batch_of(16)
-    for objective, temperature in ((on_target, 0.0), (on_base, 1.0)):
-        _, stats = gradient(objective, PARAMS, BASE_PARAMS, batch, temperature)
-        assert float(stats["displacement_squared"]) == float(stats["displacement_along_target"]) == 0.0
-    assert float(gradient(on_target, PARAMS, BASE_PARAMS, batch, 1.0)[1]["displacement_squared"]) > 0.1
+def test_moments_are_zero_or_absent_where_the_effective_weight_is_undefined():
+    batch, objective = batch_of(16), gft.objectives.gradual(affine)
+    _, stats = gradient(objective, PARAMS, BASE_PARAMS, batch, 0.0)
+    assert float(stats["displacement_squared"]) == float(stats["displacement_along_target"]) == 0.0
+    assert float(gradient(objective, PARAMS, BASE_PARAMS, batch, 1.0)[1]["displacement_squared"]) > 0.1
+    on_base = gft.objectives.gradual(affine, base_path=gft.objectives.rolled_out(1))
+    assert set(gradient(on_base, PARAMS, BASE_PARAMS, batch, 1.0)[1]) == {"flow_matching_loss"}
+
+
+@pytest.mark.parametrize("base_every", [1, 4])
+def test_weights_of_rows_and_time_are_in_loss_and_moments(base_every, x64):
+    """All terms are means under the rows' weights, with the factor k(t)."""
+    weight = jnp.linspace(0.2, 2.0, 16)
+    batch = batch_of(16)._replace(weight=weight)
+    objective = gft.objectives.gradual(affine, weighting=lambda t: 3.0 * t, base_every=base_every)
+    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(1.5)).path
+    chosen = jnp.arange(16) % base_every == 0
+
+    def terms(params):
+        velocity, base = (affine(some, None, rows.x) for some in (params, BASE_PARAMS))
+        r, d = velocity - base, rows.velocity - base
+
+        def mean(values, base_rows):
+            spread = base_every * chosen if base_rows else 1.0
+            return jnp.sum(weight * spread * 3.0 * rows.t * values) / jnp.sum(weight)
+
+        loss = 0.4 * mean(squared_norm(velocity - rows.velocity), False) + 0.6 * mean(squared_norm(r), True)
+        return loss, {
+            "displacement_squared": mean(squared_norm(r), True),
+            "displacement_along_target": mean(jnp.sum(r * d, -1), True),
+        }
+
+    expected, moments = jax.grad(terms, has_aux=True)(PARAMS)
+    ours, stats = gradient(objective, PARAMS, BASE_PARAMS, batch, 1.5)
+    np.testing.assert_allclose(flat(ours), flat(expected), rtol=1e-11)
+    for name, moment in moments.items():
+        np.testing.assert_allclose(stats[name], moment, rtol=1e-11)
+
+
+@pytest.mark.parametrize("base_path", [None, gft.objectives.rolled_out(2)])
+def test_student_and_base_see_the_condition_of_their_row(base_path, x64):
+    """A condition that shifts both drifts alike shifts u - v by as much: checked against rows one by one."""
+
+    def drift(params, t, x, cond=None):
+        return affine(params, t, x) + cond["shift"]
+
+    batch = batch_of(8)._replace(cond={"shift": jnp.arange(16.0).reshape(8, 2)})
+    objective = gft.objectives.gradual(drift, base_every=2, base_path=base_path)
+    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(1.0))
+    x = rows.path.x[::2] if base_path is None else rows.base_x
+    shift = batch.cond["shift"]
+    np.testing.assert_allclose(rows.base_velocity, affine(BASE_PARAMS, None, x) + shift[::2], rtol=1e-12)
+    data = squared_norm(affine(PARAMS, None, rows.path.x) + shift - rows.path.velocity)
+    penalty = squared_norm(affine(PARAMS, None, x) + shift[::2] - rows.base_velocity)
+    loss, _ = gft.mean_loss(objective, PARAMS, BASE_PARAMS, batch, 1.0)
+    np.testing.assert_allclose(loss, 0.5 * data.mean() + 0.5 * penalty.mean(), rtol=1e-12)
+
+
+def test_the_base_is_not_evaluated_at_zero_temperature():
+    calls = []
+
+    def counting(params, t, x, cond=None):
+        jax.debug.callback(lambda: calls.append(1))
+        return affine(params, t, x)
+
+    objective, batch = gft.objectives.gradual(affine, base_drift=counting), batch_of(8)
+    for temperature, expected in ((0.0, 0), (1.0, 1)):
+        calls.clear()
+        jax.block_until_ready(gradient(objective, PARAMS, BASE_PARAMS, batch, temperature))
+        jax.effects_barrier()
+        assert len(calls) == expected
+
+
+def test_prepared_rows_are_held_fixed_also_in_what_depends_on_the_base(x64):
+    """With student and base the same variables, the gradient is still that of the student alone."""
+    objective, batch = gft.objectives.gradual(affine), batch_of(16)
+    both = jax.grad(lambda params: gft.mean_loss(objective, params, params, batch, 1.0)[0])(PARAMS)
+    student, _ = gradient(objective, PARAMS, PARAMS, batch, 1.0)
+    np.testing.assert_allclose(flat(both), flat(student), rtol=1e-12)
+
+
+def test_half_precision_data_keep_exact_times():
+    """Times, weights and sums are in float32: bfloat16 has 679 times, and adds 257 rows up to 256."""
+    batch = batch_of(1024)
+    half = batch._replace(x0=batch.x0.astype(jnp.bfloat16), x1=batch.x1.astype(jnp.bfloat16))
+    for path in (gft.paths.variance_preserving(), gft.paths.brownian_bridge(0.5)):
+        sampler = gft.objectives.time_sampling.uniform(1e-3, 1 - 1e-3)
+        objective = gft.objectives.flow_matching(affine, path, time_sampler=sampler)
+        rows = objective.prepare(PARAMS, None, (), half, jnp.asarray(0.0))
+        assert len(np.unique(rows.t)) > 1000
+        assert np.isfinite(rows.velocity).all()
+        loss, exact = (gft.mean_loss(objective, PARAMS, None, some)[0] for some in (half, batch))
+        assert loss.dtype == jnp.float32
+        np.testing.assert_allclose(loss, exact, rtol=0.02)
 
 
 def test_penalty_on_the_base_path(x64):
@@ -332,6 +416,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         (lambda b: b._replace(x1=None), "x1=None"),
         (lambda b: b._replace(x1=b.x1[:, :1]), r"\(6, 2\).*\(6, 1\)"),
         (lambda b: jax.tree.map(lambda leaf: leaf[:5], b), "base_every=2.*5 rows"),
+        (lambda b: b._replace(weight=jnp.ones((6, 1))), r"weight.*\(6,\).*\(6, 1\)"),
     ],
 )
 def test_wrong_batches_are_refused(change, message):
@@ -368,6 +453,17 @@ def test_a_method_that_needs_a_base_says_so():
     objective = gft.objectives.gradual(affine)
     with pytest.raises(ValueError, match="base_params is None"):
         gft.mean_loss(objective, PARAMS, None, batch_of(4), 1.0)
+
+
+def test_a_negative_temperature_is_refused():
+    with pytest.raises(ValueError, match=r"temperature must be >= 0, got -0\.5"):
+        gft.mean_loss(gft.objectives.gradual(affine), PARAMS, PARAMS, batch_of(4), -0.5)
+
+
+def test_a_weighting_of_another_shape_is_refused():
+    objective = gft.objectives.flow_matching(affine, weighting=lambda t: t[:, None])
+    with pytest.raises(ValueError, match=r"weighting.*\(4,\).*\(4, 1\)"):
+        gft.mean_loss(objective, PARAMS, None, batch_of(4))
 
 
 def test_a_drift_of_another_shape_is_named_with_both_shapes():

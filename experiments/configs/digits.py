@@ -2,9 +2,11 @@
 
     python -m experiments.train digits
 
-About two minutes on two CPU cores. Expected, with the defaults: the two gradual methods and plain fine-tuning end
-at a W2 of about 3.2 (floor about 2.9), training from scratch above; the energy distance of the gradual methods
-falls along the whole run (Spearman about -0.95), that of plain fine-tuning overshoots.
+Two to three minutes on two CPU cores. Expected, with the defaults: the gradual methods and plain fine-tuning end at
+a W2 of 3.2 and an energy distance of 0.02 to 0.03 (floors 2.72 and -0.006). The energy distance of gradual-linear falls along
+the whole run (Spearman -0.97, self-paced -0.78, plain -0.4), and the increments of its W2 have a fourteenth of the
+variance of plain fine-tuning. From scratch, at ten times the learning rate, W2 ends lower (3.06) and the energy
+distance higher (0.07).
 """
 
 import math
@@ -86,7 +88,7 @@ class Digits:
         _require(min(self.seeds) >= 0, "seeds", self.seeds, "no negative seeds")
         for name in ("learning_rate", "base_learning_rate"):
             value = getattr(self, name)
-            _require(0.0 < value < math.inf, name, value, "above 0")
+            _require(0.0 < value < math.inf, name, value, "a finite number above 0")
         _require(0.0 < self.start_weight < 1.0, "start_weight", self.start_weight, "above 0 and below 1")
         _require(0.0 < self.cooling_fraction <= 1.0, "cooling_fraction", self.cooling_fraction, "in (0, 1]")
         _require(

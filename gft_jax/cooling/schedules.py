@@ -16,8 +16,8 @@ from gft_jax.types import Schedule
 Ends = tuple[float, float] | None
 """``(start, end)``; None for the keyword that is not used."""
 
-_GRID = 1025
-"""Schedules are checked on this many steps: at every step up to 1024 steps, evenly spread beyond."""
+_MAX_CHECKED = 2**20
+"""Schedules are checked at every step up to this many steps, and evenly spread beyond."""
 
 
 class _Space(NamedTuple):
@@ -84,7 +84,7 @@ def _same_state(state: Any, step: Step, stats: dict[str, Array]) -> Any:
 
 def _check_curve(space: _Space, curve: Schedule, num_steps: int, allow_heating: bool) -> float:
     """Value at ``num_steps`` of a curve that is valid and never heats."""
-    steps = np.round(np.linspace(0, num_steps, _GRID)).astype(np.int32)
+    steps = np.round(np.linspace(0, num_steps, min(num_steps, _MAX_CHECKED) + 1)).astype(np.int32)
     with jax.ensure_compile_time_eval():
         values = np.asarray(jax.vmap(curve)(jnp.asarray(steps)), np.float64)
     rounding = 1e-6  # curves are evaluated in single precision
@@ -95,7 +95,7 @@ def _check_curve(space: _Space, curve: Schedule, num_steps: int, allow_heating: 
             f"{space.name} must be {space.valid_range}, but the schedule gives {values[i]:g} at step {steps[i]}"
         )
     change = np.diff(values) * (1.0 if space.rises_when_heating else -1.0)
-    heats = change > rounding * np.max(np.abs(values))
+    heats = change > rounding * (1.0 + np.abs(values[:-1]))
     if heats.any() and not allow_heating:
         i = np.argmax(heats)
         moves = "rises" if space.rises_when_heating else "falls, so the temperature rises,"
@@ -290,7 +290,7 @@ def from_schedule(
 ) -> Cooling:
     """Cooling along any optax schedule, held from ``num_steps`` on at the schedule's value there.
 
-    The schedule is checked on a grid of 1025 steps from 0 to ``num_steps``, at construction.
+    The schedule is checked at construction, at every step up to 2^20 steps and evenly spread beyond.
 
     Args:
         num_steps: steps until the value is held; >= 1.

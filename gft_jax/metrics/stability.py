@@ -26,7 +26,7 @@ def spearman(steps: ArrayLike, values: ArrayLike) -> float:
         raise ValueError(f"all {len(x)} steps are {x[0]:g}: the trend along a curve needs different steps")
     if np.ptp(y) == 0:  # scipy would warn as well
         return float("nan")
-    return float(spearmanr(x, y)[0])
+    return float(np.asarray(spearmanr(x, y))[0])
 
 
 def instantaneous_variance(values: ArrayLike) -> float:

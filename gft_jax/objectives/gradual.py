@@ -74,11 +74,14 @@ def gradual(
     path: the pretrained drift for ``beta -> inf``, the target drift at ``beta = 0``. It is computed as one
     regression on the blended target ``w u_t + (1 - w) v_base``, which has the same gradient up to the factor
     ``1 + beta``. At zero temperature the base is not evaluated at all, and the gradient is flow matching's.
+    (Under ``vmap`` over several temperatures both branches of that decision run: map over seeds at one temperature,
+    or loop.)
 
-    The stats hold ``flow_matching_loss``, and the two moments from which the *effective target weight* is
-    estimated (`gft_jax.cooling.effective_target_weight`): ``displacement_squared = k |r|^2`` and
-    ``displacement_along_target = k <r, d>`` with ``r = v - v_base``, ``d = u_t - v_base``. Both are zero where
-    they are undefined: at zero temperature, and where the penalty lies on the base path.
+    The stats hold ``flow_matching_loss``, which can be compared between all settings while the loss itself cannot
+    (it is the error to the blended target, or the two weighted errors), and the two moments from which the
+    *effective target weight* is estimated (`gft_jax.cooling.effective_target_weight`): ``displacement_squared =
+    k |r|^2`` and ``displacement_along_target = k <r, d>`` with ``r = v - v_base``, ``d = u_t - v_base``. Both are
+    zero at zero temperature, and absent where the penalty lies on the base path: there they say nothing.
 
     Source: "Gradual fine-tuning for flow matching models", arXiv:2601.22495, whose published description gives
     the interpolation; the formulas are derived from it.
@@ -86,7 +89,8 @@ def gradual(
     Args:
         drift: the velocity field that is trained.
         path: probability path.
-        base_drift: the pretrained velocity field, if its network is not ``drift``'s.
+        base_drift: the pretrained velocity field, if its network is not ``drift``'s; the fine-tuner's ``init`` then
+            needs ``params`` to start from.
         time_sampler: draws the flow time of a row.
         weighting: k(t) of both squared errors.
         normalized: if False, the loss keeps the factor ``1 + beta``, and with it an effective learning rate that
@@ -96,7 +100,8 @@ def gradual(
             cost. Rows (per device) must be a multiple of it.
         base_path: where the penalty is taken: None for the target path (the points of the rows themselves), or
             samples of the base model's own path such as `rolled_out`. The optimum is then
-            ``(p_t u* + beta p_t^base v_base) / (p_t + beta p_t^base)``.
+            ``(p_t u* + beta p_t^base v_base) / (p_t + beta p_t^base)``. The student is evaluated on these samples
+            too, also at zero temperature.
 
     Raises:
         ValueError: if ``base_every`` < 1; in a step, if the rows are not a multiple of it.
@@ -156,14 +161,17 @@ def gradual(
         if not normalized:
             error = (1.0 + temperature) * error
 
-        measured = (temperature > 0) & (rows.base_x is None)
-        toward = path_rows.velocity[::base_every] - base_velocity
-        along = jnp.sum((displacement * toward).reshape(displacement.shape[0], -1), axis=-1)
-        stats = {
-            "flow_matching_loss": flow_matching_loss,
-            "displacement_squared": jnp.where(measured, on_all_rows(squared_norm(displacement)), 0.0),
-            "displacement_along_target": jnp.where(measured, on_all_rows(along), 0.0),
-        }
+        stats = {"flow_matching_loss": flow_matching_loss}
+        if rows.base_x is None:
+            toward = path_rows.velocity[::base_every] - base_velocity
+            along = jnp.sum((displacement * toward).reshape(displacement.shape[0], -1), axis=-1)
+            moments = {
+                "displacement_squared": squared_norm(displacement),
+                "displacement_along_target": along,
+            }
+            stats |= {
+                name: jnp.where(temperature > 0, on_all_rows(moment), 0.0) for name, moment in moments.items()
+            }
         return Terms(error, path_rows.weight, stats)
 
     return Objective(loss=loss, prepare=prepare, needs_base=True)

@@ -34,10 +34,10 @@ def squared_norm(x: Float[Array, "rows *event"]) -> Float[Array, "rows"]:
 
 
 def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch: Batch) -> PathRows:
-    """Draws a time and a point on the conditional path of every row, from the row's own key.
+    """Draws a time and a point on the conditional path of every row, from the row's own key, in float32 at least.
 
     Raises:
-        ValueError: if the batch has no data end, or the two ends differ in shape.
+        ValueError: if the batch has no data end, the two ends differ in shape, or weights are not one a row.
     """
     if batch.x1 is None:
         raise ValueError(
@@ -48,7 +48,13 @@ def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch
             f"the two ends of a path must have one shape: x0 has {batch.x0.shape}, x1 has {batch.x1.shape}"
         )
     key_time, key_noise = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
-    t = draw_times(time_sampler, key_time, batch.x1.dtype)
-    point = path.sample(key_noise, t, batch.x0, batch.x1)
-    weight = jnp.ones_like(t) if batch.weight is None else batch.weight.astype(t.dtype)
-    return PathRows(t, point.x, point.velocity, weighting(t), weight, batch.cond)
+    # Half precision cannot tell times near the ends apart, nor add up a thousand rows.
+    dtype = jnp.promote_types(batch.x1.dtype, jnp.float32)
+    t = draw_times(time_sampler, key_time, dtype)
+    point = path.sample(key_noise, t, batch.x0.astype(dtype), batch.x1.astype(dtype))
+    factor = weighting(t)
+    weight = jnp.ones_like(t) if batch.weight is None else batch.weight.astype(dtype)
+    for name, values in (("weighting(t)", factor), ("the batch's weight", weight)):
+        if values.shape != t.shape:
+            raise ValueError(f"{name} must have one value a row, shape {t.shape}, got shape {values.shape}")
+    return PathRows(t, point.x, point.velocity, factor, weight, batch.cond)

@@ -28,7 +28,8 @@ def uniform(start: float = 0.0, end: float = 1.0) -> TimeSampler:
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """Times ``t = sigmoid(z)``, ``z ~ N(mean, std^2)``: more often in the middle of the flow than at its ends.
 
-    A positive ``mean`` moves the density towards data (t = 1).
+    A positive ``mean`` moves the density towards data (t = 1). The ends themselves, that rounding may give, are
+    left out.
 
     Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis",
     arXiv:2403.03206, section 3.1.
@@ -40,7 +41,9 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
         raise ValueError(f"logit-normal times need std > 0, got {std}")
 
     def sample(key: Key[Array, ""]) -> Float[Array, ""]:
-        return jax.nn.sigmoid(mean + std * jax.random.normal(key))
+        t = jax.nn.sigmoid(mean + std * jax.random.normal(key))
+        rounding = jnp.finfo(t.dtype).eps
+        return jnp.clip(t, rounding, 1.0 - rounding)
 
     return sample
 
