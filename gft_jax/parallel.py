@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -62,13 +63,15 @@ def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
     """
     devices = jax.local_devices() if devices is None else list(devices)
     num_devices = len(devices)
+    copied = jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
     replicated = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
     def place(tree: Any) -> Any:
         return jax.device_put(tree, replicated, may_alias=False)
 
     def fetch(tree: Any) -> Any:
-        return jax.device_put(tree, SingleDeviceSharding(devices[0]), may_alias=False)
+        # may_alias=False would still share the buffer of the first device.
+        return jax.device_put(copied(tree), SingleDeviceSharding(devices[0]))
 
     def init(key: Any, base_params: Any = None, params: Any = None) -> TrainState:
         return place(tuner.init(key, base_params, params))

@@ -90,7 +90,9 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
     assert not np.array_equal(averaged["last"]["kernel"], plain.params["last"]["kernel"])
 
 
-@pytest.mark.parametrize("moment", ["at a checkpoint", "after a checkpoint"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("at a checkpoint", marks=pytest.mark.slow), "after a checkpoint"]
+)
 def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, capsys, moment):
     """Interrupted in its second method; after --resume parameters and log are those of the first run."""
     out = inside / moment.replace(" ", "-")

@@ -3,10 +3,10 @@
     python -m experiments.train digits
 
 Two to three minutes on two CPU cores. Expected, with the defaults: the gradual methods and plain fine-tuning end at
-a W2 of 3.2 and an energy distance of 0.02 to 0.03 (floors 2.72 and -0.006). The energy distance of gradual-linear falls along
-the whole run (Spearman -0.97, self-paced -0.78, plain -0.4), and the increments of its W2 have a fourteenth of the
-variance of plain fine-tuning. From scratch, at ten times the learning rate, W2 ends lower (3.06) and the energy
-distance higher (0.07).
+a W2 of 3.2 and an energy distance of 0.02 to 0.03 (floors 2.72 and -0.006). The energy distance of gradual-linear
+falls along the whole run (Spearman -0.97; self-paced -0.78, plain -0.4), and the increments of its W2 have a
+fourteenth of the variance of plain fine-tuning's. From scratch, at ten times the learning rate, W2 ends lower (3.06)
+and the energy distance higher (0.07).
 """
 
 import math
