@@ -62,13 +62,13 @@ class Loop(NamedTuple):
             state, clock = self._start_or_continue(checkpoints, state, evaluate)
             step = int(state.step)
             bar = tqdm(total=self.num_steps, initial=step, desc=name, unit="step")
+            kept = checkpoints.latest_step()
             while step < self.num_steps:
                 started = time.perf_counter()
                 batches = self.stream.many(step, self.chunk)
                 state, infos = self.runner.step_many(state, base_params, batches)
                 infos = jax.device_get(infos)
                 clock.add(time.perf_counter() - started, self.chunk)
-                kept = checkpoints.latest_step()
                 advice = (
                     f"start a run with a lower {self.rate_flag}"
                     if kept is None
@@ -85,6 +85,7 @@ class Loop(NamedTuple):
                     ) from error
                 if step % (self.chunk * chunks_per_checkpoint) == 0:
                     checkpoints.save(step, self.runner.fetch(state), {"clock": clock.reading()})
+                    kept = step
                 bar.set_postfix(
                     loss=f"{infos.loss.mean():.2f}", temperature=f"{infos.temperature[-1]:.3g}", refresh=False
                 )
