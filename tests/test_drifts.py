@@ -1,3 +1,4 @@
+import diffrax
 import equinox as eqx
 import flax
 import jax
@@ -7,6 +8,7 @@ import optax
 import pytest
 from flax import linen, nnx
 
+from gft_jax import gaussian, paths, sampling
 from gft_jax.drifts import BlendParams, blend, evaluate, from_equinox, from_function, from_linen, from_nnx
 
 BATCH, WIDTH = 5, 3
@@ -305,3 +307,19 @@ def test_blend_gradients_are_weighted(inputs):
         np.testing.assert_allclose(gradient.tuned, weight * np.asarray(gradient_tuned), rtol=1e-5, atol=1e-6)
         if 0 < weight < 1:
             np.testing.assert_allclose(gradient.target_weight, value_tuned - value_base, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("beta", "mean", "spread"), [(1.0, 1.839, 0.7071), (0.1, 2.828, 0.5325)])
+def test_sampling_the_blend_of_two_gaussian_flows(x64, beta, mean, spread):
+    """N(0, 1) to N(0, 1) and to N(3, 1/4), linear path: the sampler carries every x to mean + spread x."""
+
+    def law(mean, std):
+        return gaussian.Gaussian(jnp.asarray([mean]), jnp.asarray([[std**2]]))
+
+    def drift(target, t, x, cond=None):
+        return gaussian.marginal_velocity(paths.linear(), law(0.0, 1.0), target)(t, x)
+
+    params = BlendParams(law(0.0, 1.0), law(3.0, 0.5), 1 / (1 + beta))
+    x0 = jnp.asarray([[-1.5], [0.0], [1.0]])
+    x1 = sampling.sample_ode(blend(drift), params, x0, solver=diffrax.Heun(), num_steps=200).x
+    np.testing.assert_allclose(x1[:, 0], mean + spread * x0[:, 0], atol=6e-4)

@@ -1,411 +1,99 @@
-"""The objectives against flows between Gaussians, where every drift is known."""
+"""What holds for every objective: one table of them all, and what they refuse."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from gaussian_toy import BASE_PARAMS, PARAMS, PATH, affine, batch_of, flat, gradient, mean_loss
 
 import gft_jax as gft
-from gft_jax.gaussian import Gaussian, blended_velocity, marginal_velocity, monge_map
-from gft_jax.objectives.path_rows import squared_norm
 from gft_jax.pairing import row_keys
 
-PATH = gft.paths.linear()
-BASE_PARAMS = {"matrix": np.array([[0.3, -1.0], [0.2, 0.5]]), "offset": np.array([1.0, 2.0])}
-PARAMS = {"matrix": BASE_PARAMS["matrix"] + 0.3, "offset": BASE_PARAMS["offset"] + 0.3}
-
-gradient = jax.jit(jax.grad(gft.mean_loss, argnums=1, has_aux=True), static_argnums=0)
-"""``(objective, params, base_params, batch, temperature)`` -> (gradient, stats)."""
-
-
-def laws():
-    """Source, pretrained and target law, in the precision of the test."""
-    source = Gaussian(jnp.zeros(2), jnp.eye(2))
-    base = Gaussian(jnp.array([0.5, -0.5]), jnp.array([[1.2, 0.3], [0.3, 0.8]]))
-    target = Gaussian(jnp.array([3.0, 1.0]), jnp.array([[0.4, -0.1], [-0.1, 0.6]]))
-    return source, base, target
+OBJECTIVES = {
+    "flow matching": gft.objectives.flow_matching,
+    "gradual": gft.objectives.gradual,
+    "gradual, not normalised": lambda drift: gft.objectives.gradual(drift, normalized=False),
+    "gradual, base on every second row": lambda drift: gft.objectives.gradual(drift, base_every=2),
+    "gradual, on the base path": lambda drift: gft.objectives.gradual(
+        drift, base_path=gft.objectives.rolled_out(2)
+    ),
+}
+every_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 
 
-def batch_of(num_rows, *, cross=None, seed=0):
-    """Rows of a Gaussian coupling of noise and target: independent, or the one of a map x1 = A x0 + b."""
-    source, _, target = laws()
-    key0, key1 = jax.random.split(jax.random.key(seed))
-    x0 = gft.gaussian.sample(key0, source, num_rows)
-    x1 = gft.gaussian.sample(key1, target, num_rows) if cross is None else x0 @ cross.T + target.mean
-    return gft.Batch(x0, x1, row_keys(seed + 1, 0, num_rows))
+def elementwise(params, t, x, cond=None):
+    """A drift for events of any shape."""
+    return params["scale"] * x + params["shift"] * t.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def at_time(t):
-    return lambda key: jnp.full((), t)
+STUDENT, BASE = ({"scale": np.array(a), "shift": np.array(b)} for a, b in ((0.5, -1.0), (0.2, 0.3)))
 
 
-def affine(params, t, x, cond=None):
-    return x @ params["matrix"].T + params["offset"]
+def flat_batch(dtype=np.float32):
+    x0, x1 = np.random.default_rng(0).normal([[[0.0]], [[2.0]]], 1.0, (2, 8, 6))
+    return gft.Batch(jnp.asarray(x0, dtype), jnp.asarray(x1, dtype), row_keys(1, 0, 8))
 
 
-def affine_params_of(velocity, t):
-    """Parameters of ``affine`` that equal a velocity which is affine in x at one time."""
-
-    def at(x):
-        return velocity(jnp.full((1,), t), x[None])[0]
-
-    return {"matrix": jax.jacobian(at)(jnp.zeros(2)), "offset": at(jnp.zeros(2))}
-
-
-def flat(tree):
-    return jax.flatten_util.ravel_pytree(tree)[0]
-
-
-def row_gradients(objective, params, base_params, batch, temperature):
-    """Gradient of every row's loss, [rows, parameters]."""
-
-    def one(row):
-        single = jax.tree.map(lambda leaf: leaf[None], row)
-        return flat(gradient(objective, params, base_params, single, temperature)[0])
-
-    return jax.jit(jax.vmap(one))(batch)
+@every_objective
+def test_events_of_any_rank(make):
+    """A drift that acts on each entry has the same loss and gradient, however the entries are arranged."""
+    objective, batch = make(elementwise), flat_batch()
+    expected, stats = gradient(objective, STUDENT, BASE, batch, 0.5)
+    arranged = batch._replace(x0=batch.x0.reshape(8, 3, 2), x1=batch.x1.reshape(8, 3, 2))
+    ours, ours_stats = gradient(objective, STUDENT, BASE, arranged, 0.5)
+    np.testing.assert_allclose(flat(ours), flat(expected), rtol=1e-5)
+    assert stats.keys() == ours_stats.keys()
+    scalars = batch._replace(x0=batch.x0[:, 0], x1=batch.x1[:, 0])
+    vectors = batch._replace(x0=batch.x0[:, :1], x1=batch.x1[:, :1])
+    one, other = (gradient(objective, STUDENT, BASE, some, 0.5)[0] for some in (scalars, vectors))
+    np.testing.assert_allclose(flat(one), flat(other), rtol=1e-5)
 
 
-def z_scores(rows):
-    """Means in standard errors; rounding, 1e-6, counts as one where nothing is random."""
-    rows = np.asarray(rows)
-    return np.abs(rows.mean(0)) / (rows.std(0, ddof=1) / np.sqrt(len(rows)) + 1e-6)
+@every_objective
+def test_precision_is_that_of_the_data(make, x64):
+    objective = make(elementwise)
+    double, _ = mean_loss(objective, STUDENT, BASE, flat_batch(np.float64), 0.5)
+    params, base = jax.tree.map(np.float32, (STUDENT, BASE))
+    single, stats = mean_loss(objective, params, base, flat_batch(), np.float32(0.5))
+    assert double.dtype == jnp.float64
+    assert {leaf.dtype for leaf in jax.tree.leaves((single, stats))} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize(("time", "base_every"), [(0.25, 1), (0.8, 4)])
-def test_minimiser_is_the_blended_drift(time, base_every):
-    """The objective is quadratic in the parameters of an affine drift, so one Newton step finds the minimiser."""
-    temperature, num_rows = 1.5, 40_000
-    source, base, target = laws()
-    base_velocity = marginal_velocity(PATH, source, base)
-    target_velocity = marginal_velocity(PATH, source, target)
-    base_params = affine_params_of(base_velocity, time)
-    objective = gft.objectives.gradual(affine, PATH, time_sampler=at_time(time), base_every=base_every)
-    batch = batch_of(num_rows)
-    start = jax.tree.map(jnp.zeros_like, base_params)
-
-    @jax.jit
-    def minimiser(batch):
-        vector, unravel = jax.flatten_util.ravel_pytree(start)
-
-        def loss(vector):
-            return gft.mean_loss(objective, unravel(vector), base_params, batch, temperature)[0]
-
-        return vector - jnp.linalg.solve(jax.hessian(loss)(vector), jax.grad(loss)(vector))
-
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(40, num_rows // 40, *leaf.shape[1:]), batch)
-    estimates = np.asarray(jax.lax.map(minimiser, chunks))
-
-    def expected(weight):
-        return flat(affine_params_of(blended_velocity(base_velocity, target_velocity, weight), time))
-
-    weight = 1 / (1 + temperature)
-    assert z_scores(estimates - expected(weight)).max() < 4.0
-    assert z_scores(estimates - expected(weight + 0.1)).max() > 6.0  # power
-
-
-def test_zero_temperature_has_the_gradients_of_flow_matching_bit_for_bit():
-    drift = gft.drifts.from_linen(gft.networks.ResidualMLP(hidden=16, depth=1))
-    params = perturbed_network(0)
-    batch = batch_of(64)
-    gradual, flow_matching = gft.objectives.gradual(drift), gft.objectives.flow_matching(drift)
-    ours, _ = gradient(gradual, params, perturbed_network(1), batch, 0.0)
-    theirs, _ = gradient(flow_matching, params, None, batch, 0.0)
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
-    warm, _ = gradient(gradual, params, perturbed_network(1), batch, 0.1)
-    assert not np.array_equal(flat(ours), flat(warm))
-
-
-def test_infinite_temperature_has_no_gradient_at_the_base():
-    drift = gft.drifts.from_linen(gft.networks.ResidualMLP(hidden=16, depth=1))
-    params, batch = perturbed_network(0), batch_of(64)
-    objective = gft.objectives.gradual(drift)
-    frozen, cool = (
-        np.abs(flat(gradient(objective, params, params, batch, beta)[0])).max() for beta in (jnp.inf, 10.0)
-    )
-    assert frozen < 1e-6 * cool  # student and base are two programs, and round differently
-
-
-def perturbed_network(seed):
-    """A small network whose last layer is not zero."""
-    module = gft.networks.ResidualMLP(hidden=16, depth=1)
-    params = module.init(jax.random.key(0), jnp.zeros(1), jnp.zeros((1, 2)))["params"]
-    vector, unravel = jax.flatten_util.ravel_pytree(params)
-    return unravel(vector + 0.3 * jax.random.normal(jax.random.key(seed + 10), vector.shape))
-
-
-def test_blended_regression_is_the_sum_of_two_weighted_losses(x64):
-    """|v - u|^2 + beta |v - v_base|^2 = (1 + beta) |v - y|^2 + constant, so the gradients agree."""
-    temperature = 0.7
-    batch = batch_of(32)
-    objective = gft.objectives.gradual(affine, normalized=False)
-    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(temperature))
-
-    @jax.grad
-    def two_losses(params):
-        velocity = affine(params, rows.path.t, rows.path.x)
-        penalty = squared_norm(velocity - affine(BASE_PARAMS, rows.path.t, rows.path.x))
-        return jnp.mean(squared_norm(velocity - rows.path.velocity) + temperature * penalty)
-
-    ours, _ = gradient(objective, PARAMS, BASE_PARAMS, batch, temperature)
-    np.testing.assert_allclose(flat(ours), flat(two_losses(PARAMS)), rtol=1e-12)
-    smaller, _ = gradient(gft.objectives.gradual(affine), PARAMS, BASE_PARAMS, batch, temperature)
-    np.testing.assert_allclose((1 + temperature) * flat(smaller), flat(ours), rtol=1e-12)
-
-
-def test_base_on_a_fraction_of_the_rows_is_unbiased(x64):
-    """Averaged over the k choices of rows that may carry the base, the gradient is the one of all rows."""
-    k, temperature = 4, 2.0
-    batch = batch_of(32)
-    whole, stats = gradient(gft.objectives.gradual(affine), PARAMS, BASE_PARAMS, batch, temperature)
-    objective = gft.objectives.gradual(affine, base_every=k)
-    rolled = [jax.tree.map(lambda leaf, shift=shift: jnp.roll(leaf, shift, 0), batch) for shift in range(k)]
-    parts = [gradient(objective, PARAMS, BASE_PARAMS, rows, temperature) for rows in rolled]
-    np.testing.assert_allclose(np.mean([flat(part) for part, _ in parts], 0), flat(whole), rtol=1e-12)
-    assert np.abs(flat(parts[0][0]) - flat(whole)).max() > 1e-3
-    for name in ("displacement_squared", "displacement_along_target"):
-        np.testing.assert_allclose(np.mean([part[name] for _, part in parts]), stats[name], rtol=1e-12)
-
-
-@pytest.mark.parametrize("coupling", ["independent", "monge"])
-def test_conditional_gradient_is_the_marginal_one_for_any_coupling(coupling):
-    """The conditional loss differs from the marginal one by a constant; per row, by a term of mean zero."""
-    temperature = 0.5
-    source, _, target = laws()
-    matrix, _ = monge_map(source, target)
-    crosses = {"independent": None, "monge": matrix}
-    batch = batch_of(20_000, cross=crosses[coupling])
-    objective = gft.objectives.gradual(affine, PATH)
-    conditional = row_gradients(objective, PARAMS, BASE_PARAMS, batch, temperature)
-    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(temperature)).path
-
-    def marginal(cross):
-        velocity = marginal_velocity(PATH, source, target, cross)(rows.t, rows.x)
-        blend = (velocity + temperature * affine(BASE_PARAMS, rows.t, rows.x)) / (1 + temperature)
-
-        def one(x, y):
-            return flat(jax.grad(lambda p: jnp.sum((affine(p, None, x[None])[0] - y) ** 2))(PARAMS))
-
-        return jax.jit(jax.vmap(one))(rows.x, blend)
-
-    right = crosses[coupling]
-    wrong = matrix if coupling == "independent" else None
-    assert z_scores(conditional - marginal(right)).max() < 4.0
-    assert z_scores(conditional - marginal(wrong)).max() > 6.0  # power
-
-
-@pytest.mark.parametrize(("coupling", "base_every"), [("independent", 1), ("monge", 4)])
-def test_effective_target_weight_recovers_the_weight_at_the_optimum(coupling, base_every):
-    source, base, target = laws()
-    cross = None if coupling == "independent" else monge_map(source, target).matrix
-    base_velocity = marginal_velocity(PATH, source, base)
-    target_velocity = marginal_velocity(PATH, source, target, cross)
-
-    def drift(weight, t, x, cond=None):
-        return blended_velocity(base_velocity, target_velocity, weight)(t, x)
-
-    objective = gft.objectives.gradual(drift, PATH, base_every=base_every, base_drift=drift)
-    batch = batch_of(64_000, cross=cross)
-    groups = jax.tree.map(lambda leaf: leaf.reshape(32, 2000, *leaf.shape[1:]), batch)
-
-    @jax.jit
-    def estimates(weight):
-        stats = jax.lax.map(lambda group: gft.mean_loss(objective, weight, 0.0, group, 1.0)[1], groups)
-        return gft.cooling.effective_target_weight(
-            stats["displacement_squared"], stats["displacement_along_target"]
-        )
-
-    for weight in (0.2, 0.6):
-        found = np.asarray(estimates(weight))
-        assert z_scores(found[:, None] - weight).max() < 4.0
-        assert z_scores(found[:, None] - (weight + 0.05)).max() > 8.0  # power
-        assert found.std() < 0.05
-
-
-def test_moments_are_zero_or_absent_where_the_effective_weight_is_undefined():
-    batch, objective = batch_of(16), gft.objectives.gradual(affine)
-    _, stats = gradient(objective, PARAMS, BASE_PARAMS, batch, 0.0)
-    assert float(stats["displacement_squared"]) == float(stats["displacement_along_target"]) == 0.0
-    assert float(gradient(objective, PARAMS, BASE_PARAMS, batch, 1.0)[1]["displacement_squared"]) > 0.1
-    on_base = gft.objectives.gradual(affine, base_path=gft.objectives.rolled_out(1))
-    assert set(gradient(on_base, PARAMS, BASE_PARAMS, batch, 1.0)[1]) == {"flow_matching_loss"}
-
-
-@pytest.mark.parametrize("base_every", [1, 4])
-def test_weights_of_rows_and_time_are_in_loss_and_moments(base_every, x64):
-    """All terms are means under the rows' weights, with the factor k(t)."""
-    weight = jnp.linspace(0.2, 2.0, 16)
-    batch = batch_of(16)._replace(weight=weight)
-    objective = gft.objectives.gradual(affine, weighting=lambda t: 3.0 * t, base_every=base_every)
-    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(1.5)).path
-    chosen = jnp.arange(16) % base_every == 0
-
-    def terms(params):
-        velocity, base = (affine(some, None, rows.x) for some in (params, BASE_PARAMS))
-        r, d = velocity - base, rows.velocity - base
-
-        def mean(values, base_rows):
-            spread = base_every * chosen if base_rows else 1.0
-            return jnp.sum(weight * spread * 3.0 * rows.t * values) / jnp.sum(weight)
-
-        loss = 0.4 * mean(squared_norm(velocity - rows.velocity), False) + 0.6 * mean(squared_norm(r), True)
-        return loss, {
-            "displacement_squared": mean(squared_norm(r), True),
-            "displacement_along_target": mean(jnp.sum(r * d, -1), True),
-        }
-
-    expected, moments = jax.grad(terms, has_aux=True)(PARAMS)
-    ours, stats = gradient(objective, PARAMS, BASE_PARAMS, batch, 1.5)
-    np.testing.assert_allclose(flat(ours), flat(expected), rtol=1e-11)
-    for name, moment in moments.items():
-        np.testing.assert_allclose(stats[name], moment, rtol=1e-11)
-
-
-@pytest.mark.parametrize("base_path", [None, gft.objectives.rolled_out(2)])
-def test_student_and_base_see_the_condition_of_their_row(base_path, x64):
-    """A condition that shifts both drifts alike shifts u - v by as much: checked against rows one by one."""
+@every_objective
+def test_one_program_serves_all_temperatures_and_batches(make):
+    traced = []
 
     def drift(params, t, x, cond=None):
-        return affine(params, t, x) + cond["shift"]
-
-    batch = batch_of(8)._replace(cond={"shift": jnp.arange(16.0).reshape(8, 2)})
-    objective = gft.objectives.gradual(drift, base_every=2, base_path=base_path)
-    rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(1.0))
-    x = rows.path.x[::2] if base_path is None else rows.base_x
-    shift = batch.cond["shift"]
-    np.testing.assert_allclose(rows.base_velocity, affine(BASE_PARAMS, None, x) + shift[::2], rtol=1e-12)
-    data = squared_norm(affine(PARAMS, None, rows.path.x) + shift - rows.path.velocity)
-    penalty = squared_norm(affine(PARAMS, None, x) + shift[::2] - rows.base_velocity)
-    loss, _ = gft.mean_loss(objective, PARAMS, BASE_PARAMS, batch, 1.0)
-    np.testing.assert_allclose(loss, 0.5 * data.mean() + 0.5 * penalty.mean(), rtol=1e-12)
-
-
-def test_the_base_is_not_evaluated_at_zero_temperature():
-    calls = []
-
-    def counting(params, t, x, cond=None):
-        jax.debug.callback(lambda: calls.append(1))
+        traced.append(1)
         return affine(params, t, x)
 
-    objective, batch = gft.objectives.gradual(affine, base_drift=counting), batch_of(8)
-    for temperature, expected in ((0.0, 0), (1.0, 1)):
-        calls.clear()
-        jax.block_until_ready(gradient(objective, PARAMS, BASE_PARAMS, batch, temperature))
-        jax.effects_barrier()
-        assert len(calls) == expected
+    objective = make(drift)
+    losses = [
+        float(mean_loss(objective, PARAMS, PARAMS, batch_of(8, seed=seed), np.float32(beta))[0])
+        for seed, beta in ((0, 2.0), (1, 0.5), (0, 2.0))
+    ]
+    once = len(traced)
+    mean_loss(objective, PARAMS, PARAMS, batch_of(8, seed=2), np.float32(0.0))
+    assert len(traced) == once
+    assert losses[0] == losses[2] != losses[1]
 
 
-def test_prepared_rows_are_held_fixed_also_in_what_depends_on_the_base(x64):
-    """With student and base the same variables, the gradient is still that of the student alone."""
-    objective, batch = gft.objectives.gradual(affine), batch_of(16)
-    both = jax.grad(lambda params: gft.mean_loss(objective, params, params, batch, 1.0)[0])(PARAMS)
-    student, _ = gradient(objective, PARAMS, PARAMS, batch, 1.0)
-    np.testing.assert_allclose(flat(both), flat(student), rtol=1e-12)
+@every_objective
+def test_a_row_depends_on_its_own_key_and_not_on_its_neighbours(make):
+    """A batch in another order has the same terms in that order; under other keys it has others."""
+    objective, batch = make(affine), batch_of(8)
+    order = np.array([2, 1, 0, 7, 4, 3, 6, 5])  # rows of even number stay at even places: they carry the base
 
+    @jax.jit
+    def losses(batch):
+        rows = objective.prepare(PARAMS, BASE_PARAMS, (), batch, jnp.asarray(1.0))
+        return objective.loss(PARAMS, BASE_PARAMS, rows, jnp.asarray(1.0)).loss
 
-def test_half_precision_data_keep_exact_times():
-    """Times, weights and sums are in float32: bfloat16 has 679 times, and adds 257 rows up to 256."""
-    batch = batch_of(1024)
-    half = batch._replace(x0=batch.x0.astype(jnp.bfloat16), x1=batch.x1.astype(jnp.bfloat16))
-    for path in (gft.paths.variance_preserving(), gft.paths.brownian_bridge(0.5)):
-        sampler = gft.objectives.time_sampling.uniform(1e-3, 1 - 1e-3)
-        objective = gft.objectives.flow_matching(affine, path, time_sampler=sampler)
-        rows = objective.prepare(PARAMS, None, (), half, jnp.asarray(0.0))
-        assert len(np.unique(rows.t)) > 1000
-        assert np.isfinite(rows.velocity).all()
-        loss, exact = (gft.mean_loss(objective, PARAMS, None, some)[0] for some in (half, batch))
-        assert loss.dtype == jnp.float32
-        np.testing.assert_allclose(loss, exact, rtol=0.02)
-
-
-def test_penalty_on_the_base_path(x64):
-    """The rollout has the marginal law of the base flow, and the gradient is that of the two separate means."""
-    source, base, _ = laws()
-    base_velocity = marginal_velocity(PATH, source, base)
-
-    def base_drift(params, t, x, cond=None):
-        return base_velocity(t, x)
-
-    x0 = batch_of(10_000).x0
-    sample = jax.jit(gft.objectives.rolled_out(32), static_argnums=0)
-    x = sample(base_drift, None, jnp.full((10_000,), 0.6), x0, None)
-    law, earlier = (gft.gaussian.marginal_law(PATH, source, base, t) for t in (0.6, 0.5))
-    assert z_scores(x - law.mean).max() < 4.0
-    assert z_scores(x - earlier.mean).max() > 6.0  # power
-    np.testing.assert_allclose(np.cov(x.T), law.cov, atol=0.03)
-
-    temperature, k = 0.8, 2
-    rollout = gft.objectives.rolled_out(3)
-    objective = gft.objectives.gradual(affine, PATH, base_drift=base_drift, base_path=rollout, base_every=k)
-    batch = batch_of(24)
-    rows = objective.prepare(PARAMS, PARAMS, (), batch, jnp.asarray(temperature)).path
-    x_base = rollout(base_drift, None, rows.t[::k], batch.x0[::k], None)
-
-    @jax.grad
-    def two_means(params):
-        weight = 1 / (1 + temperature)
-        data = squared_norm(affine(params, rows.t, rows.x) - rows.velocity)
-        penalty = squared_norm(affine(params, None, x_base) - base_velocity(rows.t[::k], x_base))
-        return weight * jnp.mean(data) + (1 - weight) * jnp.mean(penalty)
-
-    ours, _ = gradient(objective, PARAMS, PARAMS, batch, temperature)
-    np.testing.assert_allclose(flat(ours), flat(two_means(PARAMS)), rtol=1e-11)
-
-
-def test_weights_of_rows_and_of_time(x64):
-    """A row of weight 2 counts as two rows; k(t) multiplies the squared error."""
-    batch = batch_of(6)
-    objective = gft.objectives.flow_matching(affine)
-    weighted = batch._replace(weight=jnp.array([2.0, 1.0, 1.0, 1.0, 1.0, 0.0]))
-    repeated = jax.tree.map(lambda leaf: leaf[jnp.array([0, 0, 1, 2, 3, 4])], batch)
-    ours, _ = gradient(objective, PARAMS, None, weighted, 0.0)
-    theirs, _ = gradient(objective, PARAMS, None, repeated, 0.0)
-    np.testing.assert_allclose(flat(ours), flat(theirs), rtol=1e-12)
-
-    rows = objective.prepare(PARAMS, None, (), batch, jnp.asarray(0.0))
-    by_time = gft.objectives.flow_matching(affine, weighting=lambda t: 3.0 * t)
-    error = squared_norm(affine(PARAMS, rows.t, rows.x) - rows.velocity)
-    loss, _ = gft.mean_loss(by_time, PARAMS, None, batch)
-    np.testing.assert_allclose(loss, jnp.mean(3.0 * rows.t * error), rtol=1e-12)
-
-
-def test_girsanov_weight_in_closed_form(x64):
-    t = jnp.linspace(0.05, 0.9, 12)
-    memoryless = gft.objectives.weighting.girsanov(PATH, gft.diffusions.memoryless(PATH), max_weight=1e9)
-    np.testing.assert_allclose(memoryless(t), t / (1 - t), rtol=1e-10)
-    g = 0.7
-    constant = gft.objectives.weighting.girsanov(PATH, gft.diffusions.constant(g), max_weight=1e9)
-    np.testing.assert_allclose(constant(t), (1 + g**2 * t / (2 * (1 - t))) ** 2 / (2 * g**2), rtol=1e-10)
-    ends = jnp.array([0.0, 1.0])
-    capped = gft.objectives.weighting.girsanov(PATH, gft.diffusions.memoryless(PATH), max_weight=50.0)
-    np.testing.assert_allclose(capped(ends), [0.0, 50.0])
-    np.testing.assert_allclose(constant(ends[:1]), 1 / (2 * g**2), rtol=1e-12)
-
-
-def test_time_samplers_have_their_laws():
-    keys = jax.random.split(jax.random.key(0), 4000)
-    sample = gft.objectives.time_sampling.draw_times
-    uniform = sample(gft.objectives.time_sampling.uniform(0.2, 0.7), keys, jnp.dtype(jnp.float32))
-    logits = jax.scipy.special.logit(
-        sample(gft.objectives.time_sampling.logit_normal(0.5, 0.8), keys, jnp.dtype(jnp.float32))
-    )
-    assert kstest(np.asarray(uniform), "uniform", (0.2, 0.5)).pvalue > 1e-3
-    assert kstest(np.asarray(uniform), "uniform", (0.2, 0.55)).pvalue < 1e-6  # power
-    assert kstest(np.asarray(logits), "norm", (0.5, 0.8)).pvalue > 1e-3
-    assert kstest(np.asarray(logits), "norm", (0.6, 0.8)).pvalue < 1e-6  # power
-
-
-def test_a_row_does_not_depend_on_its_neighbours():
-    """Randomness comes from the row's key, so a batch in another order gives the same rows in that order."""
-    objective = gft.objectives.gradual(affine)
-    batch = batch_of(8)
-    order = jnp.array([3, 1, 7, 0, 2, 6, 5, 4])
-    shuffled = jax.tree.map(lambda leaf: leaf[order], batch)
-    one = objective.prepare(PARAMS, PARAMS, (), batch, jnp.asarray(1.0)).path
-    other = objective.prepare(PARAMS, PARAMS, (), shuffled, jnp.asarray(1.0)).path
-    np.testing.assert_array_equal(one.x[order], other.x)
-    assert len(np.unique(one.t)) == 8
+    ours = losses(jax.tree.map(lambda leaf: leaf[order], batch))
+    np.testing.assert_allclose(ours, losses(batch)[order], rtol=1e-6)
+    assert len(np.unique(ours)) == 8
+    others = losses(batch._replace(key=row_keys(2, 0, 8)))
+    assert not np.isclose(others, losses(batch)).any()
 
 
 @pytest.mark.parametrize(
