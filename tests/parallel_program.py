@@ -26,15 +26,9 @@ def batch(step):
     return stream.batch(step)._replace(weight=weight)  # shares of the devices weigh differently
 
 
-def train(make_runner, optimizer, num_steps):
+def start(make_runner, optimizer):
     runner = make_runner(gft.finetuner(objective, optimizer, cooling))
-    base = runner.place(base_params)
-    state = runner.init(jax.random.key(0), base_params)
-    losses = []
-    for step in range(num_steps):
-        state, info = jax.block_until_ready(runner.step(state, base, batch(step)))
-        losses.append(float(info.loss))
-    return runner.fetch(state), np.array(losses), runner, base
+    return runner, runner.init(jax.random.key(0), base_params), runner.place(base_params)
 
 
 def worst(one, other):
@@ -47,9 +41,11 @@ assert jax.local_device_count() == NUM_DEVICES, jax.local_devices()
 SINGLE, MAPPED = gft.parallel.single_device, gft.parallel.pmapped
 
 # One step of plain gradient descent at rate 1: the change of the parameters is the gradient.
-one, *_ = train(SINGLE, optax.sgd(1.0), 1)
-many, *_ = train(MAPPED, optax.sgd(1.0), 1)
-gradients = [jax.tree.map(lambda new, old: new - old, state.params, base_params) for state in (one, many)]
+gradients = []
+for make_runner in (SINGLE, MAPPED):
+    runner, state, base = start(make_runner, optax.sgd(1.0))
+    state, _ = jax.block_until_ready(runner.step(state, base, batch(0)))
+    gradients.append(jax.tree.map(lambda new, old: new - old, runner.fetch(state.params), base_params))
 print("gradient", worst(gradients[1], gradients[0]))
 
 # Power: the mean of the devices' own weighted means is another gradient.
@@ -58,25 +54,28 @@ shares = [
     for k in range(NUM_DEVICES)
 ]
 temperature = cooling.temperature(cooling.init(), jnp.int32(0))
-local = [
-    jax.grad(gft.mean_loss, argnums=1, has_aux=True)(objective, base_params, base_params, share, temperature)[
-        0
-    ]
-    for share in shares
-]
+gradient = jax.jit(jax.grad(gft.mean_loss, argnums=1, has_aux=True), static_argnums=0)
+local = [gradient(objective, base_params, base_params, share, temperature)[0] for share in shares]
 mean_of_means = jax.tree.map(lambda *leaves: -sum(leaves) / NUM_DEVICES, *local)
 print("mean_of_means", worst(mean_of_means, gradients[0]))
 
-one, one_losses, *_ = train(SINGLE, optax.adam(1e-2), 20)
-many, many_losses, runner, base = train(MAPPED, optax.adam(1e-2), 20)
+# Twenty steps on one device at once; on many one by one, and in chunks from a state that was fetched and placed.
+batches = stream.many(0, 20)._replace(weight=jnp.broadcast_to(weight, (20, 16)))
+runner, state, base = start(SINGLE, optax.adam(1e-2))
+one, one_infos = jax.block_until_ready(runner.step_many(state, base, batches))
+
+runner, state, base = start(MAPPED, optax.adam(1e-2))
+losses = []
+for step in range(20):
+    state, info = jax.block_until_ready(runner.step(state, base, batch(step)))
+    losses.append(float(info.loss))
+many = runner.fetch(state)
 print("params", worst(many.params, one.params))
 print("averaged", worst(many.averaged_params, one.averaged_params))
 print("cooling", worst(many.cooling_state, one.cooling_state))
-print("losses", np.abs(many_losses / one_losses - 1).max())
+print("losses", np.abs(np.array(losses) / np.asarray(one_infos.loss) - 1).max())
 
-# Chunks, and a state that went through fetch and place as through a checkpoint.
 state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
-batches = stream.many(0, 20)._replace(weight=jnp.broadcast_to(weight, (20, 16)))
 state, infos = jax.block_until_ready(runner.step_many(state, base, batches))
 print("chunk", worst(runner.fetch(state).params, one.params))
 kept = runner.fetch(state.params)

@@ -22,7 +22,13 @@ def report():
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=60"
     )
-    environment = os.environ | {"NPROC": "16", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "NPROC": "16",
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     program = Path(__file__).with_name("parallel_program.py")
     done = subprocess.run(
         [sys.executable, str(program), "4"],
