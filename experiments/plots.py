@@ -18,6 +18,7 @@ from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from experiments.files import write_atomically
 from experiments.summary import Record, furthest, runs
 
 # Okabe and Ito's colours, which the common colour deficiencies keep apart; their yellow is too pale for lines.
@@ -274,7 +275,7 @@ def save(figure: Figure, path: Path) -> None:
         imsave(buffer, np.asarray(canvas.buffer_rgba()), format="png", metadata=metadata)
         if buffer.tell() <= _MAX_BYTES:
             break
-    path.write_bytes(buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _by_method(rows: Sequence[Record], kind: str, methods: Sequence[str], key: str) -> dict[str, Curves]:

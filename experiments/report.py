@@ -7,7 +7,6 @@ reads ``config.json``, ``metrics.jsonl`` and ``samples.npz`` and writes ``report
 """
 
 import argparse
-import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
+from experiments.files import read_json, write_atomically
 from experiments.page import listing, render, setting
 from experiments.summary import (
     Record,
@@ -58,7 +58,7 @@ def write_report(folder: str | Path) -> Path:
             images[name] = path.read_bytes()
     absent = absences(config, rows, table, methods, samples)
     page = folder / "report.html"
-    page.write_text(render(config, table, methods, images, absent), encoding="utf-8")
+    write_atomically(page, render(config, table, methods, images, absent))
     return page
 
 
@@ -68,13 +68,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a run folder holds its settings in config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return config
+    return read_json(path)
 
 
 def _read_samples(folder: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from experiments.configs.digits import Digits
+from experiments.files import read_json, write_atomically
 
 
 class RunFolder:
@@ -38,7 +39,7 @@ class RunFolder:
     def add_session(self, seconds: float) -> None:
         """Adds the time of a session that came to its end to ``wall_seconds`` in config.json."""
         path = self.path / "config.json"
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         facts["wall_seconds"] = round(facts.get("wall_seconds", 0.0) + seconds, 1)
         write_atomically(path, json.dumps(facts, indent=2) + "\n")
 
@@ -100,20 +101,13 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("kind", "method", "seed", "step"))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def _settings(config: Digits) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "resume")}
     return json.loads(json.dumps(settings))
 
 
 def _check_same_run(path: Path, config: Digits) -> None:
-    theirs, ours = json.loads((path / "config.json").read_text())["config"], _settings(config)
+    theirs, ours = read_json(path / "config.json").get("config", {}), _settings(config)
     differing = [
         f"{name}: there {theirs.get(name)}, here {ours.get(name)}"
         for name in sorted(theirs.keys() | ours.keys())
@@ -164,8 +158,12 @@ def _provenance() -> dict[str, Any]:
         "diffrax",
         "ott-jax",
         "orbax-checkpoint",
+        "equinox",
+        "jaxlib",
         "numpy",
+        "scipy",
         "scikit-learn",
+        "matplotlib",
     )
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     devices = jax.local_devices()

@@ -15,6 +15,7 @@ import tyro
 
 import gft_jax as gft
 from experiments import plots
+from gft_jax.loading import Loaded
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
 
@@ -43,7 +44,7 @@ class Sample:
     num_steps: int = 100
     """Equal steps of the solver."""
     out: Path | None = None
-    """Folder of the results; default RUN/samples."""
+    """Folder of the results; default one below RUN/samples whose name holds the settings."""
 
 
 def main() -> int:
@@ -81,7 +82,7 @@ def draw(config: Sample) -> Path:
     samples = np.asarray(result.x)
     if not result.succeeded:
         raise ValueError("the sampler diverged: take more --num-steps, or a --target-weight in [0, 1]")
-    folder = config.out or config.run / "samples"
+    folder = config.out or config.run / "samples" / _folder_name(config, loaded)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples)
     print(
@@ -93,6 +94,15 @@ def draw(config: Sample) -> Path:
         plots.save(picture, folder / "samples.png")
         print(f"picture: {folder / 'samples.png'}")
     return folder
+
+
+def _folder_name(config: Sample, loaded: Loaded) -> str:
+    """Draws with other settings go to other folders, so that none writes over another."""
+    seed = "" if config.seed is None else f"-seed{config.seed}"
+    averaged = "-averaged" if config.averaged else ""
+    weight = "" if config.target_weight == 1.0 else f"-weight{config.target_weight:g}"
+    sampler = f"{config.solver}{config.num_steps}-{config.num_samples}-noise{config.sample_seed}"
+    return f"{loaded.method}{seed}{averaged}{weight}-{sampler}"
 
 
 if __name__ == "__main__":

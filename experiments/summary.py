@@ -1,6 +1,7 @@
 """The table of a run: numbers per method from ``metrics.jsonl`` alone, with their spread over seeds."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.files import write_atomically
 from gft_jax.metrics import instantaneous_variance, spearman
 
 Record = dict[str, Any]
@@ -297,14 +299,15 @@ def write_summary(folder: str | Path, table: Sequence[TableRow]) -> None:
         }
         for row in table
     ]
-    (folder / "summary.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    with (folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        parts = ("mean", "spread", "n")
-        writer.writerow(["method", "last_step", *(f"{c.key}_{part}" for c in COLUMNS for part in parts)])
-        for row in table:
-            cells = [row.cells.get(column.key, (None, None, 0)) for column in COLUMNS]
-            writer.writerow([row.method, row.last_step, *(number for cell in cells for number in cell)])
+    write_atomically(folder / "summary.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    file = io.StringIO()
+    writer = csv.writer(file)
+    parts = ("mean", "spread", "n")
+    writer.writerow(["method", "last_step", *(f"{c.key}_{part}" for c in COLUMNS for part in parts)])
+    for row in table:
+        cells = [row.cells.get(column.key, (None, None, 0)) for column in COLUMNS]
+        writer.writerow([row.method, row.last_step, *(number for cell in cells for number in cell)])
+    write_atomically(folder / "summary.csv", file.getvalue())
 
 
 def _jsonable(number: float | None) -> float | str | None:

@@ -5,6 +5,7 @@ python -m experiments.train digits --help
 
 import difflib
 import functools
+import io
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from experiments.base_flow import pretrained_base
 from experiments.configs.digits import Digits, MethodName
 from experiments.data.digits import CLASSES, shifted_digits
 from experiments.evaluator import evaluator, floor
+from experiments.files import write_atomically
 from experiments.loop import Loop, Stopped, keep
 from experiments.methods import COUPLINGS, METHODS, PATHS
 from experiments.report import write_report
@@ -54,7 +56,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(
+            f"stopped: {error}. `python -m experiments.report` on the run folder shows how far it came",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
@@ -127,7 +132,9 @@ def run_digits(config: Digits) -> None:
                 samples[name] = evaluate(params)[1]
 
     kept: dict[str, Any] = {name: x[:NUM_SAMPLES_KEPT] for name, x in samples.items()}
-    np.savez(run.path / "samples.npz", **kept)
+    content = io.BytesIO()
+    np.savez(content, **kept)
+    write_atomically(run.path / "samples.npz", content.getvalue())
     finish(run, started)
 
 

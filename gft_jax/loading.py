@@ -50,7 +50,10 @@ def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shap
         if field.name not in ("parent", "name", "param_dtype")
     }
     model = {"network": name, "settings": settings, "event_shape": list(event_shape)}
-    (Path(run) / MODEL_FILE).write_text(json.dumps(model, indent=2) + "\n")
+    path = Path(run) / MODEL_FILE
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(model, indent=2) + "\n")
+    os.replace(partial, path)
 
 
 def params_folder(

@@ -201,6 +201,14 @@ ERRORS = [
         lambda: cooling.from_schedule(100, target_weight=optax.linear_schedule(0.5, 2.0, 100)),
         r"target_weight must be in \(0, 1\], but the schedule gives 1.01 at step 34",
     ),
+    (
+        lambda: cooling.piecewise((5, 10), temperature=(1e6, 0.1, 0.9)),
+        "the schedule heats: its temperature rises from 0.1 at step 9 to 0.9 at step 10",
+    ),
+    (  # for one step alone, which a coarse grid would miss
+        lambda: cooling.piecewise((5000, 5001), target_weight=(0.5, 0.2, 1.0)),
+        "its target_weight falls, so the temperature rises, from 0.5 at step 4999 to 0.2 at step 5000",
+    ),
     (lambda: cooling.self_paced(0), "num_steps must be an integer from 1"),
     (lambda: cooling.self_paced(N, start=0.0), r"start must be a target weight in \(0, 1\], got 0.0"),
     (lambda: cooling.self_paced(N, fastest=N + 1), "fastest must be an integer from 1 to num_steps = 1000, got 1001"),

@@ -1,5 +1,6 @@
 """The programs: a tiny run of the digits experiment, its resume, what it refuses, and samples from it."""
 
+import functools
 import json
 import shlex
 import shutil
@@ -82,7 +83,10 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
         assert gft.metrics.w2(samples, data.held_out) == pytest.approx(scores[method], rel=1e-5)
     arguments = (inside / "001", "--method", "plain", "--num-samples", 5, "--num-steps", 3)
     assert call(monkeypatch, sample, *arguments) == 0
-    drawn = np.load(inside / "001" / "samples" / "samples.npy")
+    folder = inside / "001" / "samples"
+    drawn = np.load(folder / "plain-euler3-5-noise0" / "samples.npy")
+    assert call(monkeypatch, sample, *arguments, "--target-weight", 0.5) == 0
+    assert len(list(folder.iterdir())) == 2
     noise = jax.random.normal(jax.random.key(0), (5, 8, 8))
     expected = gft.sampling.sample_ode(plain.drift, plain.params, noise, num_steps=3).x
     np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-6)
@@ -188,6 +192,56 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(inside, monk
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
 
 
+def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, monkeypatch, capsys):
+    def evaluator(*args):
+        calls = []
+
+        def evaluate(params):
+            calls.append(params)
+            if len(calls) == 3:  # the base, the start, step 2
+                raise ValueError("samples are not finite")
+            return {"w2": 1.0, "energy_distance": 1.0, "path_length": 1.0, "one_step_w2": 1.0}, np.zeros(1)
+
+        return evaluate
+
+    out = inside / "exploded"
+    monkeypatch.setattr(train, "evaluator", evaluator)
+    assert call(monkeypatch, train, "digits", *TINY, "--methods", "plain", "--out", out) == 1
+    error = capsys.readouterr().err
+    assert "evaluation after step 2 failed: samples are not finite" in error
+    assert "--learning-rate" in error
+    assert not list((out / "params").glob("plain*"))
+
+
+def test_a_coupling_that_does_not_converge_stops_the_run_before_training(inside, monkeypatch, capsys):
+    few = functools.partial(gft.couplings.sinkhorn, epsilon=1e-4, max_iterations=10)
+    monkeypatch.setitem(train.COUPLINGS, "sinkhorn", few)
+    out = inside / "unconverged"
+    arguments = ("digits", *TINY, "--coupling", "sinkhorn", "--methods", "plain", "--out", out)
+    assert call(monkeypatch, train, *arguments) == 1
+    assert "the sinkhorn coupling does not converge on this data" in capsys.readouterr().err
+    assert not any(row["kind"] == "train" for row in rows_of(out))
+
+
+def test_all_devices_under_pmap_give_the_same_run(inside, monkeypatch):
+    out = inside / "pmap"
+    arguments = ("digits", *TINY, "--methods", "gradual-linear", "--parallel", "pmap", "--out", out)
+    assert call(monkeypatch, train, *arguments) == 0
+    ours, theirs = (gft.load(run, "gradual-linear").params for run in (out, inside / "001"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    out = inside / "undivided"
+    assert call(monkeypatch, train, "digits", *TINY, "--parallel", "pmap", "--out", out) == 2
+    assert (
+        "--batch-size is 8; with 3 devices and --base-every 1 it must be a multiple of 3"
+        in capsys.readouterr().err
+    )
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -200,6 +254,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(inside, monk
         (["digits", "--seeds", "1", "1"], "each seed once"),
         (["digits", "--coupling", "optimal"], "independent"),
         (["digits", "--resume"], "nothing to resume"),
+        (["digits", "--out", __file__], "is a file: give --out"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):

@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
-from jaxtyping import config as jaxtyping_config
 
 from gft_jax import gaussian, paths
 from gft_jax.gaussian import Gaussian
-
-
-@pytest.fixture
-def without_hook():
-    """As for a user: under pytest the shape hook raises its own error before the library can."""
-    jaxtyping_config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 def _law(seed, dim=3, dtype=np.float64):

@@ -83,3 +83,21 @@ def test_pmap_over_one_device_is_jit():
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.gpu
+def test_an_accelerator_takes_the_step_of_the_cpu():
+    module = gft.networks.ResidualMLP(hidden=32, depth=2)
+    params = init_params(module, jax.random.key(0), (4,))
+    base_params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.05), params)
+    objective = gft.objectives.gradual(gft.drifts.from_linen(module))
+    tuner = gft.finetuner(objective, optax.sgd(1.0), gft.cooling.constant(temperature=1.0))
+    results = []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            batch = gft.pairing.batches(np.ones((16, 4), np.float32), batch_size=16, seed=0).batch(0)
+            runner = gft.parallel.single_device(tuner)
+            state, _ = runner.step(runner.init(jax.random.key(0), base_params), base_params, batch)
+            results.append(jax.device_get(state.params))
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

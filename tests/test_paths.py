@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import config as jaxtyping_config
 
 from gft_jax import paths
 from gft_jax.gaussian import Gaussian, marginal_velocity
@@ -33,14 +32,6 @@ FROM_VELOCITY = {
     paths.data_from_velocity: paths.velocity_from_data,
 }
 CONVERSIONS = [*FROM_VELOCITY, *FROM_VELOCITY.values()]
-
-
-@pytest.fixture
-def without_hook():
-    """As for a user: under pytest the shape hook raises its own error before the library can."""
-    jaxtyping_config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 def _inputs(event, dtype=np.float64, seed=0):
