@@ -10,7 +10,7 @@ import optax
 from tqdm import tqdm
 
 import gft_jax as gft
-from experiments.configs.digits import Digits
+from experiments.configs.settings import Settings
 from experiments.loop import check_finite, keep
 from experiments.methods import TimedPath
 from gft_jax.checkpoints import fingerprint, has_params, load_params
@@ -23,7 +23,7 @@ CHUNK = 50
 
 
 def pretrained_base(
-    config: Digits, data: np.ndarray, module: ResidualMLP, drift: Drift, timed_path: TimedPath, cache: Path
+    config: Settings, data: np.ndarray, module: ResidualMLP, drift: Drift, timed_path: TimedPath, cache: Path
 ) -> Params:
     """Parameters of the base flow, from the cache or trained now.
 

@@ -1,51 +1,103 @@
-"""How samples of the digits flow are scored: always from the same noise, always by the raw parameters."""
+"""How a fine-tuned flow is scored: always from the same noise, by the raw parameters."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gft_jax as gft
+from experiments.data.shifted import ShiftedData
+from experiments.methods import TimedPath
+from gft_jax.objectives.path_rows import path_rows
+from gft_jax.objectives.weighting import uniform
 from gft_jax.types import Drift, Params
 
 NOISE_SEED = 20_260_122
+NUM_RETENTION_TIMES = 10
 
 Evaluate = Callable[[Params], tuple[dict[str, float], np.ndarray]]
 """Parameters -> scores, and the samples they belong to."""
 
 
-def evaluator(drift: Drift, held_out: np.ndarray, num_steps: int) -> Evaluate:
-    """Scores of samples by Euler's method against held-out data.
+def evaluator(
+    drift: Drift, base_params: Params, data: ShiftedData, timed_path: TimedPath, num_steps: int
+) -> Evaluate:
+    """Scores of parameters by samples of Euler's method against held-out data, and by the drift itself.
 
-    ``w2``: exact Wasserstein-2 distance; ``energy_distance``; ``path_length``: mean Euclidean length of the
-    sampling trajectories; ``one_step_w2``: W2 of samples by a single Euler step.
+    ``w2``: exact Wasserstein-2 distance; ``energy_distance``; ``path_length``: mean Euclidean length of the sampling
+    trajectories; ``one_step_w2``: W2 of samples by a single Euler step; ``diversity``: mean distance of two samples;
+    ``training_energy_distance``: energy distance to the data of fine-tuning, for early stopping without a look at
+    the held-out data; ``retention``: root mean squared distance between drift and base drift on the base's sampling
+    paths; ``reached_weight``: the effective target weight, on pairs of noise and training data that stay the same.
     """
-    noise = jax.random.normal(jax.random.key(NOISE_SEED), held_out.shape)
+    key_noise, key_rows = jax.random.split(jax.random.key(NOISE_SEED))
+    noise = jax.random.normal(key_noise, data.held_out.shape)
+    num_rows = len(data.target)
+    rows = path_rows(
+        timed_path.path,
+        timed_path.times,
+        uniform,
+        gft.Batch(
+            jax.random.normal(jax.random.fold_in(key_rows, 0), data.target.shape),
+            jnp.asarray(data.target),
+            jax.random.split(jax.random.fold_in(key_rows, 1), num_rows),
+        ),
+    )
 
-    @jax.jit
-    def sample(params: Params) -> Any:
+    def rollout(params: Params) -> Any:
         return gft.sampling.sample_ode(drift, params, noise, num_steps=num_steps, save_steps=True)
 
-    one_step = jax.jit(lambda params: gft.sampling.sample_ode(drift, params, noise, num_steps=1).x)
+    @jax.jit
+    def of_base(params: Params) -> Any:
+        trajectory = rollout(params).trajectory[:-1]
+        index = jnp.linspace(0, len(trajectory) - 1, min(NUM_RETENTION_TIMES, len(trajectory))).astype(int)
+        x = trajectory[index].reshape(-1, *noise.shape[1:])
+        t = jnp.repeat(index / num_steps, len(noise))
+        return t, x, drift(params, t, x, None), drift(params, rows.t, rows.x, None)
+
+    retained_t, retained_x, retained_velocity, base_velocity = of_base(base_params)
+
+    @jax.jit
+    def measure(params: Params, retained: Any, base_velocity: jax.Array) -> Any:
+        result = rollout(params)
+        one_step = gft.sampling.sample_ode(drift, params, noise, num_steps=1).x
+        t, x, velocity = retained
+        displacement = drift(params, rows.t, rows.x, None) - base_velocity
+        toward = rows.velocity - base_velocity
+        reached = gft.cooling.effective_target_weight(
+            jnp.mean(displacement**2), jnp.mean(displacement * toward)
+        )
+        length = jnp.mean(gft.metrics.path_length(result.trajectory))
+        retention = gft.metrics.velocity_distance(drift, params, velocity, t, x)
+        return result.x, one_step, length, retention, reached
+
+    retained = (retained_t, retained_x, retained_velocity)
 
     def evaluate(params: Params) -> tuple[dict[str, float], np.ndarray]:
-        result = sample(params)
-        samples = np.asarray(result.x)
+        samples, one_step, length, retention, reached = jax.device_get(
+            measure(params, retained, base_velocity)
+        )
         scores = {
-            "w2": float(gft.metrics.w2(samples, held_out)),
-            "energy_distance": float(gft.metrics.energy_distance(samples, held_out)),
-            "path_length": float(np.mean(gft.metrics.path_length(result.trajectory))),
-            "one_step_w2": float(gft.metrics.w2(np.asarray(one_step(params)), held_out)),
+            "w2": gft.metrics.w2(samples, data.held_out),
+            "energy_distance": gft.metrics.energy_distance(samples, data.held_out),
+            "path_length": length,
+            "one_step_w2": gft.metrics.w2(one_step, data.held_out),
+            "diversity": gft.metrics.mean_pairwise_distance(samples),
+            "training_energy_distance": gft.metrics.energy_distance(samples, data.target),
+            "retention": retention,
+            "reached_weight": reached,
         }
-        return scores, samples
+        return {name: float(score) for name, score in scores.items()}, samples
 
     return evaluate
 
 
-def floor(held_out: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
-    """Scores of real samples: other images of the target, as many as are held out."""
+def floor(data: ShiftedData) -> dict[str, float]:
+    """Scores of real samples: other samples of the target, as many as are held out."""
     return {
-        "w2": float(gft.metrics.w2(fresh, held_out)),
-        "energy_distance": float(gft.metrics.energy_distance(fresh, held_out)),
+        "w2": float(gft.metrics.w2(data.fresh, data.held_out)),
+        "energy_distance": float(gft.metrics.energy_distance(data.fresh, data.held_out)),
+        "diversity": float(gft.metrics.mean_pairwise_distance(data.fresh)),
     }

@@ -1,6 +1,7 @@
 """The training loop of one method and seed: chunks of steps, log, evaluations, checkpoints, resume."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,11 @@ class Loop(NamedTuple):
     """Steps between two evaluations."""
     rate_flag: str
     """The flag that sets the learning rate of this method."""
+    evaluated: Callable[[Params, Params], Params]
+    """``(params, base_params)`` -> the parameters that are evaluated and kept."""
 
     def train(self, base_params: Params, params: Params | None, evaluate: Evaluate) -> Params:
-        """Final raw parameters: trained now, continued from the last checkpoint, or found finished.
+        """Final parameters, as evaluated: trained now, continued from the last checkpoint, or found finished.
 
         Args:
             base_params: the pretrained parameters.
@@ -57,9 +60,14 @@ class Loop(NamedTuple):
         if has_params(final):
             print(f"{name}: finished before")
             return load_params(final, state.params)
-        base_params = self.runner.place(base_params)
+        host_base, base_params = base_params, self.runner.place(base_params)
+        shown = jax.jit(self.evaluated)
+
+        def score(state: TrainState) -> dict[str, float]:
+            return evaluate(shown(self.runner.fetch(state.params), host_base))[0]
+
         with Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints:
-            state, clock = self._start_or_continue(checkpoints, state, evaluate)
+            state, clock = self._start_or_continue(checkpoints, state, score)
             step = int(state.step)
             bar = tqdm(total=self.num_steps, initial=step, desc=name, unit="step")
             kept = checkpoints.latest_step()
@@ -78,12 +86,12 @@ class Loop(NamedTuple):
                 step += self.chunk
                 self.run.log([self._train_row(step, infos)])
                 try:
-                    self.run.log([self._evaluation_row(step, evaluate, state)])
+                    self.run.log([self._row("evaluation", step=step, **score(state))])
                 except ValueError as error:  # samples that are not finite
                     raise Stopped(
                         f"{name}: evaluation after step {step} failed: {error}; {advice}"
                     ) from error
-                if step % (self.chunk * chunks_per_checkpoint) == 0:
+                if step % (self.chunk * chunks_per_checkpoint) == 0 or step == self.num_steps:
                     checkpoints.save(step, self.runner.fetch(state), {"clock": clock.reading()})
                     kept = step
                 bar.set_postfix(
@@ -92,18 +100,20 @@ class Loop(NamedTuple):
                 bar.update(self.chunk)
             bar.close()
         self.run.log([self._row("timing", **clock.reading())])
-        keep(params_folder(self.run.path, self.method, self.seed, averaged=True), state.averaged_params)
-        keep(final, state.params)
-        return self.runner.fetch(state.params)
+        averaged = params_folder(self.run.path, self.method, self.seed, averaged=True)
+        keep(averaged, shown(self.runner.fetch(state.averaged_params), host_base))
+        params = shown(self.runner.fetch(state.params), host_base)
+        keep(final, params)
+        return params
 
     def _start_or_continue(
-        self, checkpoints: Checkpoints, state: TrainState, evaluate: Evaluate
+        self, checkpoints: Checkpoints, state: TrainState, score: Callable[[TrainState], dict[str, float]]
     ) -> tuple[TrainState, "Clock"]:
         for skipped in checkpoints.skipped:
             tqdm.write(f"passed over a checkpoint that was cut short: {skipped}")
         if checkpoints.latest_step() is None:
             self.run.rewind(self.method, self.seed, -1)
-            self.run.log([self._evaluation_row(0, evaluate, state)])
+            self.run.log([self._row("evaluation", step=0, **score(state))])
             return state, Clock()
         restored, metadata = checkpoints.restore(state)
         self.run.rewind(self.method, self.seed, int(restored.step))
@@ -112,10 +122,6 @@ class Loop(NamedTuple):
 
     def _row(self, kind: str, **values: Any) -> dict[str, Any]:
         return {"kind": kind, "method": self.method, "seed": self.seed, **values}
-
-    def _evaluation_row(self, step: int, evaluate: Evaluate, state: TrainState) -> dict[str, Any]:
-        scores, _ = evaluate(self.runner.fetch(state.params))
-        return self._row("evaluation", step=step, **scores)
 
     def _train_row(self, step: int, infos: StepInfo) -> dict[str, Any]:
         squared, along = (

@@ -1,14 +1,21 @@
-"""The methods that are compared: one row each, all trained by the same step."""
+"""The methods that are compared: one row each, all trained by the same step.
+
+Gradual fine-tuning stands beside plain fine-tuning, training from scratch, and the controls without which a gain would
+prove nothing: whatever else slows training down, or holds the model near the base.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import optax
+
 import gft_jax as gft
-from experiments.configs.digits import CouplingName, Digits, MethodName, PathName
+from experiments.configs.settings import CouplingName, MethodName, PathName, Settings
 from gft_jax.cooling import Cooling
 from gft_jax.couplings import Coupling
 from gft_jax.paths import Path
-from gft_jax.types import Drift, Objective, TimeSampler
+from gft_jax.types import Drift, Objective, Params, TimeSampler
 
 
 class Method(NamedTuple):
@@ -16,9 +23,13 @@ class Method(NamedTuple):
 
     objective: Objective
     cooling: Cooling
-    learning_rate: float
+    optimizer: optax.GradientTransformation
     from_base: bool = True
     """Whether training starts at the pretrained parameters."""
+    replays: bool = False
+    """Whether every ``replay_every``-th row of a batch is a sample of the base."""
+    evaluated: Callable[[Params, Params], Params] = lambda params, base_params: params
+    """``(params, base_params)`` -> the parameters that are evaluated and kept."""
 
 
 class TimedPath(NamedTuple):
@@ -45,14 +56,21 @@ COUPLINGS: dict[CouplingName, Callable[[], Coupling]] = {
 }
 
 
-def _gradual(config: Digits, drift: Drift, path: TimedPath, cooling: Cooling) -> Method:
+_ZERO = gft.cooling.constant(temperature=0.0)
+
+
+def _flow_matching(drift: Drift, path: TimedPath) -> Objective:
+    return gft.objectives.flow_matching(drift, path.path, time_sampler=path.times)
+
+
+def _gradual(config: Settings, drift: Drift, path: TimedPath, cooling: Cooling) -> Method:
     objective = gft.objectives.gradual(
         drift, path.path, time_sampler=path.times, base_every=config.base_every
     )
-    return Method(objective, cooling, config.learning_rate)
+    return Method(objective, cooling, optax.adam(config.learning_rate))
 
 
-def gradual_linear(config: Digits, drift: Drift, path: TimedPath) -> Method:
+def gradual_linear(config: Settings, drift: Drift, path: TimedPath) -> Method:
     """Gradual fine-tuning, target weight w linear in the step."""
     weights = (config.start_weight, 1.0)
     return _gradual(
@@ -60,32 +78,98 @@ def gradual_linear(config: Digits, drift: Drift, path: TimedPath) -> Method:
     )
 
 
-def gradual_self_paced(config: Digits, drift: Drift, path: TimedPath) -> Method:
+def gradual_self_paced(config: Settings, drift: Drift, path: TimedPath) -> Method:
     """Gradual fine-tuning, cooled as fast as the student follows."""
     return _gradual(
         config, drift, path, gft.cooling.self_paced(config.cooling_steps, start=config.start_weight)
     )
 
 
-def _flow_matching(drift: Drift, path: TimedPath) -> Objective:
-    return gft.objectives.flow_matching(drift, path.path, time_sampler=path.times)
+def gradual_constant(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Gradual fine-tuning at one temperature: what the penalty does without cooling."""
+    return _gradual(config, drift, path, gft.cooling.constant(target_weight=config.controls.constant_weight))
 
 
-def plain(config: Digits, drift: Drift, path: TimedPath) -> Method:
+def plain(config: Settings, drift: Drift, path: TimedPath) -> Method:
     """Flow matching on the target, started at the base."""
-    zero = gft.cooling.constant(temperature=0.0)
-    return Method(_flow_matching(drift, path), zero, config.learning_rate)
+    return Method(_flow_matching(drift, path), _ZERO, optax.adam(config.learning_rate))
 
 
-def from_scratch(config: Digits, drift: Drift, path: TimedPath) -> Method:
+def from_scratch(config: Settings, drift: Drift, path: TimedPath) -> Method:
     """Flow matching on the target, started at random parameters."""
-    zero = gft.cooling.constant(temperature=0.0)
-    return Method(_flow_matching(drift, path), zero, config.base_learning_rate, from_base=False)
+    return Method(_flow_matching(drift, path), _ZERO, optax.adam(config.base_learning_rate), from_base=False)
 
 
-METHODS: dict[MethodName, Callable[[Digits, Drift, TimedPath], Method]] = {
+def plain_warmup(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Plain fine-tuning whose learning rate rises as the target weight of gradual-linear does."""
+    rate = config.learning_rate
+    schedule = optax.linear_schedule(config.start_weight * rate, rate, config.cooling_steps)
+    return plain(config, drift, path)._replace(optimizer=optax.adam(schedule))
+
+
+def l2_sp(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Plain fine-tuning with an L2 penalty on the distance from the base's parameters."""
+    method = plain(config, drift, path)
+    return method._replace(objective=gft.objectives.l2_sp(method.objective, config.controls.l2_sp))
+
+
+def prior_preservation(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Plain fine-tuning that rehearses samples of the base."""
+    flow_matching, controls = _flow_matching(drift, path), config.controls
+    objective = gft.objectives.with_replay(
+        flow_matching, flow_matching, every=controls.replay_every, weight=controls.replay_weight
+    )
+    return plain(config, drift, path)._replace(objective=objective, replays=True)
+
+
+def diff_tuning(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Diff-Tuning: new data at noisy times, samples of the base at times near data."""
+    towards_noise, towards_data = (
+        gft.objectives.flow_matching(drift, path.path, time_sampler=gft.objectives.time_sampling.beta(*shape))
+        for shape in ((1.0, 2.0), (2.0, 1.0))
+    )
+    objective = gft.objectives.with_replay(
+        towards_noise,
+        towards_data,
+        every=config.controls.replay_every,
+        weight=config.controls.diff_tuning_weight,
+    )
+    return plain(config, drift, path)._replace(objective=objective, replays=True)
+
+
+def distillation(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Plain fine-tuning with a penalty on the distance to the base on the base's own paths."""
+    objective = gft.objectives.gradual(
+        drift,
+        path.path,
+        time_sampler=path.times,
+        base_every=config.base_every,
+        base_path=gft.objectives.rolled_out(config.controls.rollout_steps),
+    )
+    cooling = gft.cooling.constant(target_weight=1.0 - config.controls.distillation_weight)
+    return plain(config, drift, path)._replace(objective=objective, cooling=cooling)
+
+
+def interpolated(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Plain fine-tuning, evaluated at parameters between the base's and its own (WiSE-FT, arXiv:2109.01903)."""
+    share = config.controls.interpolation
+
+    def between(params: Params, base_params: Params) -> Params:
+        return jax.tree.map(lambda new, base: share * new + (1.0 - share) * base, params, base_params)
+
+    return plain(config, drift, path)._replace(evaluated=between)
+
+
+METHODS: dict[MethodName, Callable[[Settings, Drift, TimedPath], Method]] = {
     "gradual-linear": gradual_linear,
     "gradual-self-paced": gradual_self_paced,
     "plain": plain,
     "from-scratch": from_scratch,
+    "gradual-constant": gradual_constant,
+    "plain-warmup": plain_warmup,
+    "l2-sp": l2_sp,
+    "prior-preservation": prior_preservation,
+    "distillation": distillation,
+    "diff-tuning": diff_tuning,
+    "interpolated": interpolated,
 }

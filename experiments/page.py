@@ -20,6 +20,13 @@ _METHODS = {
     "gradual-self-paced": "gradual fine-tuning; the target weight rises as fast as the network follows.",
     "plain": "flow matching on the target data, started at the base.",
     "from-scratch": "flow matching on the target data, started at random parameters.",
+    "gradual-constant": "gradual fine-tuning at one temperature, without cooling.",
+    "plain-warmup": "plain, with a learning rate that rises as the target weight of gradual-linear does.",
+    "l2-sp": "plain, with an L2 penalty on the distance of the parameters from the base's.",
+    "prior-preservation": "plain, with a part of each batch taken from samples of the base.",
+    "distillation": "plain, with a penalty on the distance to the base on the base's own paths.",
+    "diff-tuning": "new data at noisy times, samples of the base at times near data (Diff-Tuning).",
+    "interpolated": "plain, evaluated at parameters between the base's and the fine-tuned ones (WiSE-FT).",
 }
 
 _CAPTIONS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from experiments.configs.digits import Digits
+from experiments.configs.settings import Settings
 from experiments.files import read_json, write_atomically
 
 
@@ -64,7 +64,7 @@ class RunFolder:
         return [line.rstrip("\n") for line in lines if line.endswith("\n")]
 
 
-def open_run(config: Digits, root: Path, facts: dict[str, Any]) -> RunFolder:
+def open_run(config: Settings, root: Path, facts: dict[str, Any]) -> RunFolder:
     """A fresh folder, or with ``--resume`` the one that is continued.
 
     Args:
@@ -92,7 +92,8 @@ def open_run(config: Digits, root: Path, facts: dict[str, Any]) -> RunFolder:
     elif path.exists() and any(entry.suffix != ".partial" for entry in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run: give --out an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**_provenance(), **facts, "config": _settings(config)}, indent=2)
+    content = {"experiment": config.experiment, **_provenance(), **facts, "config": _settings(config)}
+    text = json.dumps(content, indent=2)
     write_atomically(path / "config.json", text + "\n")
     return RunFolder(path)
 
@@ -101,12 +102,12 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("kind", "method", "seed", "step"))
 
 
-def _settings(config: Digits) -> dict[str, Any]:
+def _settings(config: Settings) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "resume")}
     return json.loads(json.dumps(settings))
 
 
-def _check_same_run(path: Path, config: Digits) -> None:
+def _check_same_run(path: Path, config: Settings) -> None:
     theirs, ours = read_json(path / "config.json").get("config", {}), _settings(config)
     differing = [
         f"{name}: there {theirs.get(name)}, here {ours.get(name)}"
@@ -168,7 +169,6 @@ def _provenance() -> dict[str, Any]:
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     devices = jax.local_devices()
     return {
-        "experiment": "digits",
         "command": f"python -m experiments.train {arguments}".rstrip(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},

@@ -50,7 +50,8 @@ class Column(NamedTuple):
     """One or two sentences for the reader of the report."""
 
 
-_QUALITY, _PATHS, _STABILITY, _COST = "Sample quality", "Paths", "Stability of convergence", "Cost"
+_QUALITY, _PATHS, _KEPT = "Sample quality", "Paths", "What is kept"
+_STABILITY, _COST = "Stability of convergence", "Cost"
 
 # fmt: off
 COLUMNS = (
@@ -60,6 +61,9 @@ COLUMNS = (
     Column("best_w2", "best W2", "best W₂", _QUALITY, "lower", 3, 1,
            "Smallest W₂ of all evaluations, step 0 included. It is picked with hindsight, by the very "
            "samples that score it, so it flatters curves that fluctuate."),
+    Column("early_stopped_w2", "stopped W2", "early-stopped W₂", _QUALITY, "lower", 3, 1,
+           "W₂ at the evaluation whose samples are closest to the training data by energy distance: "
+           "early stopping without a look at the held-out data."),
     Column("energy_distance", "energy", "energy distance", _QUALITY, "lower", 4, 1,
            "Energy distance between generated and held-out samples at the last evaluation."),
     Column("path_length", "path length", "path length", _PATHS, "lower", 3, 1,
@@ -67,6 +71,11 @@ COLUMNS = (
            "norm). At equal sample quality, shorter means straighter."),
     Column("one_step_w2", "1-step W2", "one-step W₂", _PATHS, "lower", 3, 1,
            "W₂ at the last evaluation of samples made in one Euler step (NFE = 1)."),
+    Column("retention", "drift change", "distance to base drift", _KEPT, "lower", 3, 1,
+           "Root mean squared distance between the drift and the base's, on the base's own sampling paths: zero for "
+           "the base itself. Moving away is what fine-tuning is for; moving further than needed is forgetting."),
+    Column("diversity", "diversity", "diversity", _KEPT, "as real data", 3, 1,
+           "Mean distance of two samples."),
     Column("spearman_w2", "rho(W2)", "Spearman, W₂", _STABILITY, "closer to -1", 2, 1,
            "Spearman rank correlation of training step and W₂ over all evaluations: -1 is a curve that only "
            "falls. Compare methods that start from the same parameters."),
@@ -166,7 +175,7 @@ def summarise(rows: Sequence[Record], methods: Sequence[str] | None = None) -> l
     methods = methods_of(rows) if methods is None else methods
     table = [_table_row(rows, method) for method in ("base", *methods)]
     floors = {row["seed"]: [row] for row in rows if row["kind"] == "floor"}
-    table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _REFERENCE[:2])))
+    table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _FLOOR)))
     return [row for row in table if row.method not in ("base", "floor") or row.cells]
 
 
@@ -213,15 +222,25 @@ def _seconds_per_1000_steps(timings: list[Record]) -> float | None:
     return 1000 * sum(timing["seconds"] for timing in timings) / steps if steps else None
 
 
+def _early_stopped_w2(records: list[Record]) -> float | None:
+    usable = [record for record in records if record.get("training_energy_distance") is not None]
+    return min(usable, key=lambda record: record["training_energy_distance"])["w2"] if usable else None
+
+
 _REFERENCE = (
     ("final_w2", _last("w2")),
-    ("energy_distance", _last("energy_distance")),
-    ("path_length", _last("path_length")),
-    ("one_step_w2", _last("one_step_w2")),
+    *(
+        (key, _last(key))
+        for key in ("energy_distance", "path_length", "one_step_w2", "retention", "diversity")
+    ),
+)
+_FLOOR = tuple(
+    (key, number) for key, number in _REFERENCE if key in ("final_w2", "energy_distance", "diversity")
 )
 # Two points have a rank correlation of one and increments without variance, whatever they are.
 _TRAINED = (
     ("best_w2", _of_curve("w2", lambda _, values: values.min(), at_least=1)),
+    ("early_stopped_w2", _early_stopped_w2),
     ("spearman_w2", _of_curve("w2", spearman, at_least=3)),
     ("spearman_energy_distance", _of_curve("energy_distance", spearman, at_least=3)),
     (

@@ -4,7 +4,6 @@ python -m experiments.train digits --help
 """
 
 import difflib
-import functools
 import io
 import sys
 import time
@@ -13,23 +12,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import tyro
 
-import gft_jax as gft
 from experiments.base_flow import pretrained_base
-from experiments.configs.digits import Digits, MethodName
-from experiments.data.digits import CLASSES, shifted_digits
+from experiments.configs.digits import Digits
+from experiments.configs.settings import Settings
 from experiments.evaluator import evaluator, floor
 from experiments.files import write_atomically
-from experiments.loop import Loop, Stopped, keep
-from experiments.methods import COUPLINGS, METHODS, PATHS
+from experiments.loop import Stopped, keep
 from experiments.report import write_report
 from experiments.run_folder import RunFolder, open_run
 from experiments.summary import read_metrics, render_text, summarise
+from experiments.workbench import Workbench
 from gft_jax.checkpoints import has_params, load_params
-from gft_jax.loading import describe_model, init_params, params_folder
-from gft_jax.parallel import Runner
+from gft_jax.loading import describe_model, params_folder
 
 EXPERIMENTS = {"digits": Digits}
 ROOT = Path("runs")
@@ -51,7 +47,7 @@ def main() -> int:
     )
     try:
         config.check()
-        run_digits(config)
+        run(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def run_digits(config: Digits) -> None:
+def run(config: Settings) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
     num_devices = jax.local_device_count() if config.parallel == "pmap" else 1
@@ -76,66 +72,39 @@ def run_digits(config: Digits) -> None:
             f"--batch-size is {config.batch_size}; with {num_devices} devices and --base-every {config.base_every} it "
             f"must be a multiple of {num_devices * config.base_every}"
         )
-    data = shifted_digits(config.shift, config.num_target)
-    timed_path = PATHS[config.path]()
-    module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
-    drift = gft.drifts.from_linen(module)
-    event_shape = data.base.shape[1:]
-
-    facts = {
-        "methods": list(config.methods),
-        "seeds": list(config.seeds),
-        "base_classes": CLASSES[config.shift][0],
-        "target_classes": CLASSES[config.shift][1],
-        "num_evaluations": config.sampling_steps,
-    }
-    run = open_run(config, ROOT / "digits", facts)
-    print(f"run folder: {run.path}")
-    describe_model(run.path, module, event_shape)
-    own_base = params_folder(run.path, "base")
+    data = config.data()
+    root = ROOT / config.experiment
+    facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
+    folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
+    print(f"run folder: {folder.path}")
+    bench = Workbench(config, data)
+    describe_model(folder.path, bench.module, data.base.shape[1:])
+    own_base = params_folder(folder.path, "base")
     if has_params(own_base):  # a resumed run goes on with the base that it began with
-        base_params = load_params(own_base, init_params(module, jax.random.key(0), event_shape))
+        base_params = load_params(own_base, bench.fresh_params(0))
     else:
-        base_params = pretrained_base(config, data.base, module, drift, timed_path, ROOT / "digits" / "base")
+        base_params = pretrained_base(config, data.base, bench.module, bench.drift, bench.path, root / "base")
         keep(own_base, base_params)
-    evaluate = evaluator(drift, data.held_out, config.sampling_steps)
 
-    @functools.cache  # one compiled step for all seeds of a method
-    def runner_of(name: MethodName) -> Runner:
-        method = METHODS[name](config, drift, timed_path)
-        tuner = gft.finetuner(method.objective, optax.adam(method.learning_rate), method.cooling)
-        parallel = {"single": gft.parallel.single_device, "pmap": gft.parallel.pmapped}
-        return parallel[config.parallel](tuner)
-
+    evaluate = evaluator(bench.drift, base_params, data, bench.path, config.sampling_steps)
     base_scores, base_samples = evaluate(base_params)
     samples = {"real": data.held_out, "base": base_samples}
     first = config.seeds[0]  # base and floor are the same for all seeds
-    run.log_once({"kind": "floor", "seed": first, **floor(data.held_out, data.fresh)})
-    run.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **base_scores})
+    folder.log_once({"kind": "floor", "seed": first, **floor(data)})
+    folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **base_scores})
     for seed in config.seeds:
-        stream = gft.pairing.batches(
-            data.target, batch_size=config.batch_size, seed=seed, coupling=COUPLINGS[config.coupling]()
-        )
-        pairing = stream.pairing(0)
-        if not pairing.converged:
-            error = float(pairing.marginal_error)
-            raise Stopped(
-                f"the {config.coupling} coupling does not converge on this data (marginal error {error:.2g})"
-            )
         for name in config.methods:
-            from_base = METHODS[name](config, drift, timed_path).from_base
-            fresh = None if from_base else init_params(module, jax.random.key(seed), event_shape)
-            rate_flag = "--learning-rate" if from_base else "--base-learning-rate"
-            loop = Loop(run, name, seed, runner_of(name), stream, config.steps, config.eval_every, rate_flag)
-            params = loop.train(base_params, fresh, evaluate)
+            params = bench.loop(folder, name, seed, base_params).train(
+                base_params, None if bench.method(name).from_base else bench.fresh_params(seed), evaluate
+            )
             if seed == first:
                 samples[name] = evaluate(params)[1]
 
     kept: dict[str, Any] = {name: x[:NUM_SAMPLES_KEPT] for name, x in samples.items()}
     content = io.BytesIO()
     np.savez(content, **kept)
-    write_atomically(run.path / "samples.npz", content.getvalue())
-    finish(run, started)
+    write_atomically(folder.path / "samples.npz", content.getvalue())
+    finish(folder, started)
 
 
 def finish(run: RunFolder, started: float) -> None:

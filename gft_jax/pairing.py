@@ -144,6 +144,53 @@ def batches(
     return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
 
 
+def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
+    """Batches of two streams: the rows 0, ``every``, 2 ``every``, ... come from ``replay``, the others from ``new``.
+
+    For methods that rehearse samples of the base model while they learn new data
+    (`gft_jax.objectives.with_replay`). With a batch of n rows, ``new`` must give ``n (every - 1) / every`` rows and
+    ``replay`` ``n / every``. The streams should have different seeds, or their noise is the same.
+
+    Args:
+        new: stream of the new data.
+        replay: stream of the replayed samples.
+        every: at least 2.
+
+    Raises:
+        ValueError: for ``every`` < 2; from the first batch, if the streams have other shares of rows.
+    """
+    if every < 2:
+        raise ValueError(f"every counts rows, of which one is replayed, and must be >= 2, got {every}")
+
+    def joined(axis: int) -> Callable[[Batch, Batch], Batch]:
+        @jax.jit
+        def join(new: Batch, replay: Batch) -> Batch:
+            num_new, num_replay = new.x0.shape[axis], replay.x0.shape[axis]
+            if num_new != num_replay * (every - 1):
+                raise ValueError(
+                    f"with every={every} a batch needs {every - 1} new rows for each replayed one, got streams of "
+                    f"{num_new} new and {num_replay} replayed rows"
+                )
+
+            def place(new_leaf: Array, replay_leaf: Array) -> Array:
+                before, after = new_leaf.shape[:axis], new_leaf.shape[axis + 1 :]
+                groups = new_leaf.reshape(*before, num_replay, every - 1, *after)
+                replayed = jnp.expand_dims(replay_leaf, axis + 1)
+                whole = jnp.concatenate([replayed, groups], axis + 1)
+                return whole.reshape(*before, num_replay * every, *after)
+
+            return jax.tree.map(place, new, replay)
+
+        return join
+
+    join_one, join_many = joined(0), joined(1)
+    return Batches(
+        lambda step: join_one(new.batch(step), replay.batch(step)),
+        lambda first, count: join_many(new.many(first, count), replay.many(first, count)),
+        new.pairing,
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_rows)

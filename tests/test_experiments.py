@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gft_jax as gft
-from experiments import loop, sample, train
+from experiments import loop, methods, sample, train
 from experiments.data.digits import shifted_digits
 
 TINY = shlex.split(
@@ -77,9 +77,11 @@ def test_a_run_leaves_report_log_and_parameters(inside):
 def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
     plain, base = gft.load(inside / "001", "plain"), gft.load(inside / "001", "base")
     data = shifted_digits("unseen-classes", 16)
+    path = methods.PATHS["linear"]()
     scores = {row["method"]: row["w2"] for row in rows_of(inside / "001") if row["kind"] == "evaluation"}
     for loaded, method in ((plain, "plain"), (base, "base")):
-        samples, _ = train.evaluator(loaded.drift, data.held_out, 2)(loaded.params)[::-1]
+        score = train.evaluator(loaded.drift, base.params, data, path, 2)
+        _, samples = score(loaded.params)
         assert gft.metrics.w2(samples, data.held_out) == pytest.approx(scores[method], rel=1e-5)
     arguments = (inside / "001", "--method", "plain", "--num-samples", 5, "--num-steps", 3)
     assert call(monkeypatch, sample, *arguments) == 0
@@ -101,15 +103,15 @@ def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, ca
     """Interrupted in its second method; after --resume parameters and log are those of the first run."""
     out = inside / moment.replace(" ", "-")
     arguments = ("digits", *TINY, "--methods", "plain", "gradual-self-paced", "--out", out)
-    row = loop.Loop._evaluation_row
+    row = loop.Loop._row
 
-    def interrupted(self, step, *args):
-        if self.method == "gradual-self-paced" and step == 6:
+    def interrupted(self, kind, **values):
+        if (self.method, kind, values.get("step")) == ("gradual-self-paced", "evaluation", 6):
             raise KeyboardInterrupt
-        return row(self, step, *args)
+        return row(self, kind, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_evaluation_row", interrupted)
+        patch.setattr(loop.Loop, "_row", interrupted)
         if moment == "after a checkpoint":  # rows of step 4 are then logged, and must not be logged twice
             save = loop.Checkpoints.save
             patch.setattr(
@@ -215,7 +217,7 @@ def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, mo
 
 def test_a_coupling_that_does_not_converge_stops_the_run_before_training(inside, monkeypatch, capsys):
     few = functools.partial(gft.couplings.sinkhorn, epsilon=1e-4, max_iterations=10)
-    monkeypatch.setitem(train.COUPLINGS, "sinkhorn", few)
+    monkeypatch.setitem(methods.COUPLINGS, "sinkhorn", few)
     out = inside / "unconverged"
     arguments = ("digits", *TINY, "--coupling", "sinkhorn", "--methods", "plain", "--out", out)
     assert call(monkeypatch, train, *arguments) == 1
@@ -247,7 +249,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkey
     [
         (["digts"], "Did you mean 'digits'"),
         (["digits", "--learnin-rate", "1"], "--learning-rate"),
-        (["digits", "--num-target", "513"], "--num-target is 513; allowed is at most 512"),
+        (["digits", "--num-target", "513"], "--num-target is 513; allowed is 1 to 512"),
         (["digits", "--learning-rate", "0"], "--learning-rate is 0.0; allowed is a finite number above 0"),
         (["digits", "--steps", "70"], "--eval-every is 50; allowed is a divisor of steps=70"),
         (["digits", "--base-every", "3"], "--base-every is 3; allowed is a divisor of batch_size"),

@@ -1,11 +1,13 @@
 """Scikit-learn's 8x8 digits under distribution shifts; real images that need no download."""
 
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 from sklearn.datasets import load_digits
 
-from experiments.configs.digits import Shift
+from experiments.data.shifted import ShiftedData
+
+Shift = Literal["unseen-classes", "rotation", "inversion"]
 
 ALL_CLASSES = tuple(range(10))
 CLASSES: dict[Shift, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -18,21 +20,8 @@ NUM_HELD_OUT = 384
 """Images for evaluation: the same ones for every number of target images."""
 
 
-class ShiftedDigits(NamedTuple):
-    """Disjoint sets of images ``[num, 8, 8]``, float32 in [-1, 1]."""
-
-    base: np.ndarray
-    """What the base flow is pretrained on."""
-    target: np.ndarray
-    """What it is fine-tuned on."""
-    held_out: np.ndarray
-    """Target images for evaluation."""
-    fresh: np.ndarray
-    """As many other target images as held out: what perfect samples would look like (the floor)."""
-
-
-def shifted_digits(shift: Shift, num_target: int) -> ShiftedDigits:
-    """The images of a shift; the split is always the same, and ``target`` grows with ``num_target``.
+def shifted_digits(shift: Shift, num_target: int) -> ShiftedData:
+    """Images ``[num, 8, 8]`` in [-1, 1]; the split is always the same, and ``target`` grows with ``num_target``.
 
     Raises:
         ValueError: if there are not so many target images.
@@ -50,4 +39,4 @@ def shifted_digits(shift: Shift, num_target: int) -> ShiftedDigits:
     held_out, rest = pool[:NUM_HELD_OUT], pool[NUM_HELD_OUT:]
     if not 1 <= num_target <= len(rest):
         raise ValueError(f"num_target is {num_target}; the shift {shift} has 1 to {len(rest)} target images")
-    return ShiftedDigits(base, rest[:num_target], held_out, rest[:NUM_HELD_OUT])
+    return ShiftedData(base, rest[:num_target], held_out, rest[:NUM_HELD_OUT])

@@ -5,7 +5,18 @@ evaluation, not for gradients. What is not finite is an error that says where, n
 """
 
 from gft_jax.metrics.distances import energy_distance, one_step_w2, w2
+from gft_jax.metrics.diversity import mean_pairwise_distance
 from gft_jax.metrics.path_geometry import path_length
+from gft_jax.metrics.retention import velocity_distance
 from gft_jax.metrics.stability import instantaneous_variance, spearman
 
-__all__ = ["energy_distance", "instantaneous_variance", "one_step_w2", "path_length", "spearman", "w2"]
+__all__ = [
+    "energy_distance",
+    "instantaneous_variance",
+    "mean_pairwise_distance",
+    "one_step_w2",
+    "path_length",
+    "spearman",
+    "velocity_distance",
+    "w2",
+]

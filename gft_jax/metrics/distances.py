@@ -61,9 +61,9 @@ def energy_distance(x: Shaped[Array | np.ndarray, "..."], y: Shaped[Array | np.n
     Inference 143 (2013).
     """
     a, b = _flat_samples(x, y, least=2)
-    across = _sum_of_distances(a, b) / (len(a) * len(b))
-    within_a = _sum_of_distances(a, a) / (len(a) * (len(a) - 1))
-    within_b = _sum_of_distances(b, b) / (len(b) * (len(b) - 1))
+    across = sum_of_distances(a, b) / (len(a) * len(b))
+    within_a = sum_of_distances(a, a) / (len(a) * (len(a) - 1))
+    within_b = sum_of_distances(b, b) / (len(b) * (len(b) - 1))
     return 2 * across - within_a - within_b
 
 
@@ -93,7 +93,8 @@ def one_step_w2(
     return w2(x0 + drift(params, jnp.zeros(x0.shape[0], x0.dtype), x0, cond), data)
 
 
-def _sum_of_distances(a: np.ndarray, b: np.ndarray) -> float:
+def sum_of_distances(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of the Euclidean distances of all pairs of rows, in bounded memory."""
     starts = range(0, len(a), _BLOCK_ROWS)
     return float(sum(cdist(a[start : start + _BLOCK_ROWS], b).sum() for start in starts))
 
@@ -106,10 +107,11 @@ def _flat_samples(
         raise ValueError(
             f"x and y must be samples [num, *event] of one event shape, got x {np.shape(x)} and y {np.shape(y)}"
         )
-    return _flat("x", x, least), _flat("y", y, least)
+    return flat_rows("x", x, least), flat_rows("y", y, least)
 
 
-def _flat(name: str, samples: Array | np.ndarray, least: int) -> np.ndarray:
+def flat_rows(name: str, samples: Array | np.ndarray, least: int) -> np.ndarray:
+    """Samples as rows ``[num, entries]`` in float64; raises ValueError for fewer than ``least`` or non-finite ones."""
     if len(samples) < least:
         raise ValueError(
             f"{name} has {len(samples)} samples (shape {np.shape(samples)}), needs at least {least}"

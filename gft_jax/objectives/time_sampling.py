@@ -48,6 +48,26 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     return sample
 
 
+def beta(a: float, b: float) -> TimeSampler:
+    """Times from the Beta(a, b) law, of density proportional to ``t^(a - 1) (1 - t)^(b - 1)``.
+
+    ``beta(1, 2)`` has the density ``2 (1 - t)`` and leans towards noise, ``beta(2, 1)`` has ``2 t`` and leans towards
+    data. The ends themselves, that rounding may give, are left out.
+
+    Raises:
+        ValueError: unless both a and b are > 0.
+    """
+    if not (a > 0.0 and b > 0.0):
+        raise ValueError(f"beta times need a > 0 and b > 0, got a={a}, b={b}")
+
+    def sample(key: Key[Array, ""]) -> Float[Array, ""]:
+        t = jax.random.beta(key, a, b)
+        rounding = jnp.finfo(t.dtype).eps
+        return jnp.clip(t, rounding, 1.0 - rounding)
+
+    return sample
+
+
 def draw_times(sampler: TimeSampler, keys: Key[Array, "rows"], dtype: jnp.dtype) -> Float[Array, "rows"]:
     """One time per row from the row's own key, in the dtype of the samples.
 

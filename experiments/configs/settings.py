@@ -1,0 +1,161 @@
+"""What all experiments can be told: methods, seeds, steps, rates, evaluation, devices, folder."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from experiments.data.shifted import ShiftedData
+
+MethodName = Literal[
+    "gradual-linear",
+    "gradual-self-paced",
+    "plain",
+    "from-scratch",
+    "gradual-constant",
+    "plain-warmup",
+    "l2-sp",
+    "prior-preservation",
+    "distillation",
+    "diff-tuning",
+    "interpolated",
+]
+CouplingName = Literal["independent", "exact", "sinkhorn"]
+PathName = Literal["linear", "trigonometric", "variance-preserving", "linear-noisy", "brownian-bridge"]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Settings of the methods that gradual fine-tuning is compared with."""
+
+    constant_weight: float = 0.5
+    """Target weight of gradual-constant, which never cools."""
+    l2_sp: float = 0.1
+    """Strength of the L2 penalty on the distance from the base's parameters."""
+    replay_weight: float = 1.0
+    """Weight of the replayed base samples in prior-preservation."""
+    diff_tuning_weight: float = 0.1
+    """Weight of the replayed base samples in diff-tuning."""
+    replay_every: int = 4
+    """Every k-th row of a batch is a replayed base sample, in prior-preservation and diff-tuning."""
+    num_replay: int = 512
+    """Number of base samples that are replayed."""
+    distillation_weight: float = 0.5
+    """Share of the squared distance to the base, on the base's own paths, in distillation."""
+    rollout_steps: int = 8
+    """Euler steps of the base's paths in distillation."""
+    interpolation: float = 0.7
+    """Weight of the fine-tuned parameters against the base's in interpolated."""
+
+
+@dataclass(frozen=True)
+class Settings(ABC):
+    """Settings shared by all experiments."""
+
+    experiment: ClassVar[str]
+    """Name of the experiment, as on the command line."""
+
+    methods: tuple[MethodName, ...] = ("gradual-linear", "gradual-self-paced", "plain", "from-scratch")
+    """Methods to compare, in the order of the report."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the fine-tuning runs; with several the table shows mean and spread."""
+    coupling: CouplingName = "independent"
+    """How noise and data of a batch are paired in fine-tuning."""
+    path: PathName = "linear"
+    """Probability path, of pretraining and fine-tuning."""
+    steps: int = 2000
+    """Steps of fine-tuning."""
+    learning_rate: float = 1e-4
+    """Learning rate (Adam) of fine-tuning."""
+    batch_size: int = 128
+    """Rows per step."""
+    start_weight: float = 0.05
+    """Target weight w = 1 / (1 + temperature) with which cooling starts, above 0, below 1."""
+    cooling_fraction: float = 0.8
+    """Part of the steps by whose end the temperature is zero, in (0, 1]."""
+    base_every: int = 1
+    """Evaluate the frozen base on every k-th row of a batch; 1 is every row. Must divide the batch size."""
+    base_steps: int = 3000
+    """Steps of pretraining."""
+    base_learning_rate: float = 1e-3
+    """Peak learning rate (Adam, cosine decay) of pretraining; also the learning rate of from-scratch."""
+    hidden: int = 256
+    """Width of the drift network."""
+    depth: int = 4
+    """Residual blocks of the drift network."""
+    eval_every: int = 50
+    """Steps between two evaluations of the raw parameters on held-out data."""
+    sampling_steps: int = 100
+    """Euler steps of the evaluations."""
+    parallel: Literal["single", "pmap"] = "single"
+    """One device, or all local devices under pmap."""
+    controls: Controls = field(default_factory=Controls)
+    """Settings of the methods that gradual fine-tuning is compared with."""
+    out: Path | None = None
+    """Folder of the results; default a fresh numbered one under runs/."""
+    resume: bool = False
+    """Continue an interrupted run: the one in --out, or else the latest."""
+
+    @abstractmethod
+    def data(self) -> ShiftedData:
+        """The data sets of the experiment."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the data, as entries of config.json."""
+
+    def check(self) -> None:
+        """Refuses settings that cannot work, before anything is started.
+
+        Raises:
+            ValueError: that says what was given and what is allowed.
+        """
+        for name in ("steps", "batch_size", "base_every", "base_steps", "hidden", "depth", "eval_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.sampling_steps >= 1, "sampling_steps", self.sampling_steps, "at least 1")
+        require(len(self.methods) > 0, "methods", self.methods, "at least one method")
+        require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
+        require(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "no negative seeds")
+        for name in ("learning_rate", "base_learning_rate"):
+            value = getattr(self, name)
+            require(0.0 < value < math.inf, name, value, "a finite number above 0")
+        require(0.0 < self.start_weight < 1.0, "start_weight", self.start_weight, "above 0 and below 1")
+        require(0.0 < self.cooling_fraction <= 1.0, "cooling_fraction", self.cooling_fraction, "in (0, 1]")
+        divides = self.batch_size % self.base_every == 0
+        require(divides, "base_every", self.base_every, "a divisor of batch_size")
+        divides = self.steps % self.eval_every == 0
+        require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
+        self._check_controls()
+
+    def _check_controls(self) -> None:
+        given = self.controls
+        for name in ("constant_weight", "distillation_weight", "interpolation"):
+            value = getattr(given, name)
+            require(0.0 < value < 1.0, f"controls.{name}", value, "above 0 and below 1")
+        for name in ("l2_sp", "replay_weight", "diff_tuning_weight"):
+            value = getattr(given, name)
+            require(0.0 < value < math.inf, f"controls.{name}", value, "a finite number above 0")
+        for name in ("num_replay", "rollout_steps"):
+            require(getattr(given, name) >= 1, f"controls.{name}", getattr(given, name), "at least 1")
+        every = given.replay_every
+        fits = every >= 2 and self.batch_size % every == 0
+        if {"prior-preservation", "diff-tuning"} & set(self.methods):
+            require(fits, "controls.replay_every", every, "a divisor of batch_size, at least 2")
+
+    @property
+    def cooling_steps(self) -> int:
+        """Steps after which the temperature is zero."""
+        return max(1, round(self.cooling_fraction * self.steps))
+
+
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """Refuses a setting.
+
+    Raises:
+        ValueError: naming the flag, what was given and what is allowed, unless ``holds``.
+    """
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed is {allowed}")

@@ -1,0 +1,104 @@
+"""What all methods and seeds of a run share: network, path, data, and one compiled step for each method."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+import gft_jax as gft
+from experiments.configs.settings import MethodName, Settings
+from experiments.data.shifted import ShiftedData
+from experiments.loop import Loop, Stopped
+from experiments.methods import COUPLINGS, METHODS, PATHS, Method
+from experiments.run_folder import RunFolder
+from gft_jax.loading import init_params
+from gft_jax.pairing import Batches
+from gft_jax.parallel import Runner
+from gft_jax.types import Params
+
+REPLAY_SEED = 20_260_513
+_PARALLEL = {"single": gft.parallel.single_device, "pmap": gft.parallel.pmapped}
+
+
+class Workbench:
+    """Makes the training loops of an experiment; what is compiled or sampled is made once."""
+
+    def __init__(self, config: Settings, data: ShiftedData):
+        self.config, self.data = config, data
+        self.event_shape = data.base.shape[1:]
+        self.path = PATHS[config.path]()
+        self.module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
+        self.drift = gft.drifts.from_linen(self.module)
+        self._runners: dict[MethodName, Runner] = {}
+
+    def fresh_params(self, seed: int) -> Params:
+        """Random parameters of the network."""
+        return init_params(self.module, jax.random.key(seed), self.event_shape)
+
+    def method(self, name: MethodName) -> Method:
+        """Objective, cooling and optimiser of a method."""
+        return METHODS[name](self.config, self.drift, self.path)
+
+    def runner(self, name: MethodName) -> Runner:
+        """The step of a method, compiled once for all seeds."""
+        if name not in self._runners:
+            method = self.method(name)
+            tuner = gft.finetuner(method.objective, method.optimizer, method.cooling)
+            self._runners[name] = _PARALLEL[self.config.parallel](tuner)
+        return self._runners[name]
+
+    def stream(self, name: MethodName, seed: int, base_params: Params) -> Batches:
+        """Training batches of a method.
+
+        Raises:
+            Stopped: if the coupling of the first batch does not converge.
+        """
+        config, every = self.config, self.config.controls.replay_every
+        replays = self.method(name).replays
+        num_replayed = config.batch_size // every if replays else 0
+        stream = gft.pairing.batches(
+            self.data.target,
+            batch_size=config.batch_size - num_replayed,
+            seed=seed,
+            coupling=COUPLINGS[config.coupling](),
+        )
+        pairing = stream.pairing(0)
+        if not pairing.converged:
+            error = float(pairing.marginal_error)
+            raise Stopped(
+                f"the {config.coupling} coupling does not converge on this data (marginal error {error:.2g})"
+            )
+        if not replays:
+            return stream
+        replay = gft.pairing.batches(
+            self._base_samples(base_params), batch_size=num_replayed, seed=seed + REPLAY_SEED
+        )
+        return gft.pairing.interleaved(stream, replay, every=every)
+
+    def _base_samples(self, base_params: Params) -> np.ndarray:
+        """Samples of the base, for rehearsal: always the same ones."""
+        config = self.config
+        shape = (config.controls.num_replay, *self.event_shape)
+        noise = jax.random.normal(jax.random.key(REPLAY_SEED), shape)
+        return np.asarray(self._sample(base_params, noise))
+
+    @functools.cached_property
+    def _sample(self) -> Any:
+        num_steps = self.config.sampling_steps
+        return jax.jit(lambda p, x: gft.sampling.sample_ode(self.drift, p, x, num_steps=num_steps).x)
+
+    def loop(self, folder: RunFolder, name: MethodName, seed: int, base_params: Params) -> Loop:
+        """The training loop of a method and seed."""
+        config, method = self.config, self.method(name)
+        return Loop(
+            run=folder,
+            method=name,
+            seed=seed,
+            runner=self.runner(name),
+            stream=self.stream(name, seed, base_params),
+            num_steps=config.steps,
+            chunk=config.eval_every,
+            rate_flag="--learning-rate" if method.from_base else "--base-learning-rate",
+            evaluated=method.evaluated,
+        )
