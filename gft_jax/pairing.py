@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from gft_jax.couplings import Coupling, Pairing, apply, independent
+from gft_jax.couplings import Coupling, Pairing, apply
+from gft_jax.couplings.base import flat_ends, permutation_pairing
 from gft_jax.types import Batch
 
 Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
@@ -32,6 +33,7 @@ class Batches(NamedTuple):
     """The pairing of a step alone, with its cost, marginal error and whether it converged."""
 
 
+@functools.lru_cache(maxsize=8)  # the same function for the same shape, so that programs are shared
 def standard_normal(event_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Source:
     """Source rows ``x0 ~ N(0, I)``."""
 
@@ -74,7 +76,10 @@ def row_order(num_rows: int, batch_size: int, seed: int, step: int) -> Int[np.nd
 
 def row_keys(seed: int, step: Any, num_rows: int) -> Key[Array, "rows"]:
     """One key per row: ``fold_in(fold_in(key(seed), step), row)``; on many devices ``row`` is the global one."""
-    key_step = jax.random.fold_in(jax.random.key(seed), step)
+    return _row_keys(jax.random.fold_in(jax.random.key(seed), step), num_rows)
+
+
+def _row_keys(key_step: Key[Array, ""], num_rows: int) -> Key[Array, "rows"]:
     return jax.vmap(lambda row: jax.random.fold_in(key_step, row))(jnp.arange(num_rows))
 
 
@@ -95,7 +100,8 @@ def batches(
             within a batch, in reshuffled order.
         batch_size: rows of a batch (over all devices).
         seed: fixes order, source rows, coupling and all randomness of the training steps.
-        coupling: pairs source and data within a batch; default independent. It is called under jit.
+        coupling: pairs source and data within a batch; it is called under jit. By default the rows stay as drawn, which
+            is the independent coupling, since sources are drawn without a look at the data.
         source: draws the source rows; default ``N(0, I)`` in the shape and dtype of the data.
         cond: conditions that follow the data: a pytree of ``[num, ...]``.
         num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
@@ -114,34 +120,48 @@ def batches(
         _check_labels(cond, num_classes)
     event_shape = tuple(x1.shape[1:])
     source = standard_normal(event_shape, jnp.asarray(x1[:1]).dtype) if source is None else source
-    coupling = independent() if coupling is None else coupling
     _check_source(source, event_shape)
-
-    def pair(step: Array, rows: Array, row_cond: Any) -> tuple[Pairing, Batch]:
-        keys = jax.vmap(jax.random.split)(row_keys(seed, step, batch_size))
-        # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
-        key_coupling = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), 2**32 - 1)
-        x0, source_cond = source(keys[:, 0])
-        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
-        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
-        return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
-
-    pair_one = jax.jit(pair)
-    # One after another: side by side, all of them would iterate as long as the slowest coupling.
-    pair_many = jax.jit(lambda *steps: jax.lax.map(lambda step: pair(*step)[1], steps))
+    pair_one, pair_many = _compiled(source, coupling, batch_size)
+    key = jax.random.key(seed)
 
     def rows_at(index: np.ndarray) -> Any:
         return jax.tree.map(lambda leaf: leaf[index], (x1, cond))
 
     def one(step: int) -> tuple[Pairing, Batch]:
-        return pair_one(jnp.uint32(step), *rows_at(row_order(len(x1), batch_size, seed, step)))
+        return pair_one(key, np.uint32(step), *rows_at(row_order(len(x1), batch_size, seed, step)))
 
     def many(first_step: int, count: int) -> Batch:
         steps = range(first_step, first_step + count)
         index = np.stack([row_order(len(x1), batch_size, seed, step) for step in steps])
-        return pair_many(jnp.asarray(steps, jnp.uint32), *rows_at(index))
+        return pair_many(key, np.asarray(steps, np.uint32), *rows_at(index))
 
     return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
+
+
+@functools.lru_cache(maxsize=8)  # streams that differ in data and seed alone share one program
+def _compiled(
+    source: Source, coupling: Coupling | None, batch_size: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def pair(key: Key[Array, ""], step: Array, rows: Array, row_cond: Any) -> tuple[Pairing, Batch]:
+        key_step = jax.random.fold_in(key, step)
+        keys = jax.vmap(jax.random.split)(_row_keys(key_step, batch_size))
+        x0, source_cond = source(keys[:, 0])
+        if coupling is None:
+            pairing = permutation_pairing(*flat_ends(x0, rows), jnp.arange(batch_size, dtype=jnp.int32))
+            return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond)
+        # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
+        key_coupling = jax.random.fold_in(key_step, 2**32 - 1)
+        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
+        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
+        return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
+
+    def pair_many(key: Key[Array, ""], *steps: Any) -> Batch:
+        if coupling is None:
+            return jax.vmap(lambda *step: pair(key, *step)[1])(*steps)
+        # One after another: side by side, all of them would iterate as long as the slowest coupling.
+        return jax.lax.map(lambda step: pair(key, *step)[1], steps)
+
+    return jax.jit(pair), jax.jit(pair_many)
 
 
 def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
