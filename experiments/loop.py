@@ -41,14 +41,23 @@ class Loop(NamedTuple):
     """The flag that sets the learning rate of this method."""
     evaluated: Callable[[Params, Params], Params]
     """``(params, base_params)`` -> the parameters that are evaluated and kept."""
+    shows_progress: bool = True
+    """Whether to draw a progress bar."""
 
-    def train(self, base_params: Params, params: Params | None, evaluate: Evaluate) -> Params:
+    def train(
+        self,
+        base_params: Params,
+        params: Params | None,
+        evaluate: Evaluate,
+        watch: Callable[[int, np.ndarray], None] | None = None,
+    ) -> Params:
         """Final parameters, as evaluated: trained now, continued from the last checkpoint, or found finished.
 
         Args:
             base_params: the pretrained parameters.
             params: where training starts; None for the base.
             evaluate: scores raw parameters.
+            watch: is told the step and the samples of every evaluation, before it is logged.
 
         Raises:
             Stopped: if loss or gradient is not finite; the last checkpoint stays.
@@ -63,13 +72,18 @@ class Loop(NamedTuple):
         host_base, base_params = base_params, self.runner.place(base_params)
         shown = jax.jit(self.evaluated)
 
-        def score(state: TrainState) -> dict[str, float]:
-            return evaluate(shown(self.runner.fetch(state.params), host_base))[0]
+        def score(state: TrainState, step: int) -> dict[str, float]:
+            scores, samples = evaluate(shown(self.runner.fetch(state.params), host_base))
+            if watch is not None:
+                watch(step, samples)
+            return scores
 
         with Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints:
             state, clock = self._start_or_continue(checkpoints, state, score)
             step = int(state.step)
-            bar = tqdm(total=self.num_steps, initial=step, desc=name, unit="step")
+            bar = tqdm(
+                total=self.num_steps, initial=step, desc=name, unit="step", disable=not self.shows_progress
+            )
             kept = checkpoints.latest_step()
             while step < self.num_steps:
                 started = time.perf_counter()
@@ -86,7 +100,7 @@ class Loop(NamedTuple):
                 step += self.chunk
                 self.run.log([self._train_row(step, infos)])
                 try:
-                    self.run.log([self._row("evaluation", step=step, **score(state))])
+                    self.run.log([self._row("evaluation", step=step, **score(state, step))])
                 except ValueError as error:  # samples that are not finite
                     raise Stopped(
                         f"{name}: evaluation after step {step} failed: {error}; {advice}"
@@ -107,13 +121,16 @@ class Loop(NamedTuple):
         return params
 
     def _start_or_continue(
-        self, checkpoints: Checkpoints, state: TrainState, score: Callable[[TrainState], dict[str, float]]
+        self,
+        checkpoints: Checkpoints,
+        state: TrainState,
+        score: Callable[[TrainState, int], dict[str, float]],
     ) -> tuple[TrainState, "Clock"]:
         for skipped in checkpoints.skipped:
             tqdm.write(f"passed over a checkpoint that was cut short: {skipped}")
         if checkpoints.latest_step() is None:
             self.run.rewind(self.method, self.seed, -1)
-            self.run.log([self._row("evaluation", step=0, **score(state))])
+            self.run.log([self._row("evaluation", step=0, **score(state, 0))])
             return state, Clock()
         restored, metadata = checkpoints.restore(state)
         self.run.rewind(self.method, self.seed, int(restored.step))

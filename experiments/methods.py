@@ -85,6 +85,28 @@ def gradual_self_paced(config: Settings, drift: Drift, path: TimedPath) -> Metho
     )
 
 
+def gradual_fast(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Gradual fine-tuning, target weight linear in the step, in a quarter of the cooling steps."""
+    weights, num_steps = (config.start_weight, 1.0), max(1, config.cooling_steps // 4)
+    return _gradual(config, drift, path, gft.cooling.linear(target_weight=weights, num_steps=num_steps))
+
+
+def gradual_cosine(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Gradual fine-tuning, target weight along half a cosine."""
+    weights = (config.start_weight, 1.0)
+    return _gradual(
+        config, drift, path, gft.cooling.cosine(target_weight=weights, num_steps=config.cooling_steps)
+    )
+
+
+def gradual_temperature(config: Settings, drift: Drift, path: TimedPath) -> Method:
+    """Gradual fine-tuning, temperature linear in the step: most of the way is left to the end."""
+    temperatures = (1.0 / config.start_weight - 1.0, 0.0)
+    return _gradual(
+        config, drift, path, gft.cooling.linear(temperature=temperatures, num_steps=config.cooling_steps)
+    )
+
+
 def gradual_constant(config: Settings, drift: Drift, path: TimedPath) -> Method:
     """Gradual fine-tuning at one temperature: what the penalty does without cooling."""
     return _gradual(config, drift, path, gft.cooling.constant(target_weight=config.controls.constant_weight))
@@ -165,6 +187,9 @@ METHODS: dict[MethodName, Callable[[Settings, Drift, TimedPath], Method]] = {
     "gradual-self-paced": gradual_self_paced,
     "plain": plain,
     "from-scratch": from_scratch,
+    "gradual-fast": gradual_fast,
+    "gradual-cosine": gradual_cosine,
+    "gradual-temperature": gradual_temperature,
     "gradual-constant": gradual_constant,
     "plain-warmup": plain_warmup,
     "l2-sp": l2_sp,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.captions import CAPTIONS
 from experiments.plots import colour
 from experiments.summary import COLUMNS, NAMES, TableRow, format_cell
 
@@ -20,6 +21,9 @@ _METHODS = {
     "gradual-self-paced": "gradual fine-tuning; the target weight rises as fast as the network follows.",
     "plain": "flow matching on the target data, started at the base.",
     "from-scratch": "flow matching on the target data, started at random parameters.",
+    "gradual-fast": "gradual fine-tuning; the target weight rises linearly, four times as fast.",
+    "gradual-cosine": "gradual fine-tuning; the target weight rises along half a cosine.",
+    "gradual-temperature": "gradual fine-tuning; the temperature falls linearly: most of the way is left to the end.",
     "gradual-constant": "gradual fine-tuning at one temperature, without cooling.",
     "plain-warmup": "plain, with a learning rate that rises as the target weight of gradual-linear does.",
     "l2-sp": "plain, with an L2 penalty on the distance of the parameters from the base's.",
@@ -27,30 +31,6 @@ _METHODS = {
     "distillation": "plain, with a penalty on the distance to the base on the base's own paths.",
     "diff-tuning": "new data at noisy times, samples of the base at times near data (Diff-Tuning).",
     "interpolated": "plain, evaluated at parameters between the base's and the fine-tuned ones (WiSE-FT).",
-}
-
-_CAPTIONS = {
-    "convergence": (
-        "Convergence",
-        "Distance between generated and held-out samples at every evaluation of the raw parameters. Dotted: the "
-        "base before fine-tuning. Dashed: the floor, real data against real data.",
-    ),
-    "path_length": (
-        "Paths",
-        "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one Euler step; straight "
-        "paths lose little by it. Lines and bands as above.",
-    ),
-    "cooling": (
-        "Cooling",
-        "Left: temperature β of the methods that cool. Right: the target weight w = 1 / (1 + β) that is "
-        "asked for (broad line), and the weight ŵ that the network has reached (thin line), estimated from the "
-        "training batches as a ratio of moments. Both are means over the steps since the last evaluation. Below the "
-        "broad line the network lags.",
-    ),
-    "samples": (
-        "Samples",
-        "First samples of each model, not selected, and real data. All panels share one scale, from -1 to 1.",
-    ),
 }
 
 
@@ -67,10 +47,12 @@ def render(
         config: content of ``config.json``.
         table: rows of the summary.
         methods: methods of the run; their order gives the colours.
-        images: PNG files by figure: convergence, path_length, cooling, samples; any may be missing.
+        images: PNG and GIF files by their names; any of those that have a caption may be missing.
         absent: what the run lacks, a sentence each.
     """
     experiment, shift = config.get("experiment", "run"), setting(config, "shift")
+    if setting(config, "source"):
+        shift = f"{setting(config, 'source')} to {setting(config, 'target')}"
     title = f"{experiment}: {shift}" if shift else str(experiment)
     return f"""<!doctype html>
 <html lang="en">
@@ -96,7 +78,7 @@ def render(
 </section>
 <section>
 <h2>Figures</h2>
-{"".join(_figure(name, images[name]) for name in _CAPTIONS if name in images)}
+{"".join(_figure(name, images[name]) for name in CAPTIONS if name in images)}
 </section>
 <section>
 <h2>How to read this</h2>
@@ -127,13 +109,20 @@ def listing(items: Sequence[Any]) -> str:
 
 def opening(config: Mapping[str, Any], table: Sequence[TableRow], methods: Sequence[str]) -> str:
     """Two sentences that say what was done, as far as the files tell."""
-    base, target = setting(config, "base_classes"), setting(config, "target_classes")
+    base, target = (
+        f"the classes {listing(classes)}" if classes else setting(config, law)
+        for classes, law in (
+            (setting(config, "base_classes"), "source"),
+            (setting(config, "target_classes"), "target"),
+        )
+    )
+    noun = setting(config, "samples_are") or "images"
     count, shift = setting(config, "num_target"), setting(config, "shift")
     seeds, steps = config.get("seeds", []), setting(config, "steps")
     first = "A flow matching model"
-    first += f", pretrained on the classes {listing(base)}," if base else ""
-    first += " was adapted to images" if count is None else f" was adapted to {count} images"
-    first += f" of the classes {listing(target)}" if target else " of a shifted distribution"
+    first += f", pretrained on {base}," if base else ""
+    first += f" was adapted to {noun}" if count is None else f" was adapted to {count} {noun}"
+    first += f" of {target}" if target else " of a shifted distribution"
     first += f" (shift: {shift})" if shift else ""
     trained = {row.method: row.last_step for row in table if row.method in methods and row.seeds}
     several = len(trained) > 1
@@ -214,11 +203,12 @@ def _meanings() -> str:
 <tbody>{rows}</tbody></table></div>"""
 
 
-def _figure(name: str, png: bytes) -> str:
-    title, caption = _CAPTIONS[name]
-    data = base64.b64encode(png).decode("ascii")
-    return f"""<figure><img src="data:image/png;base64,{data}" alt="{escape(title)}">
-<figcaption><strong>{escape(title)}.</strong> {_typeset(caption)}</figcaption></figure>
+def _figure(name: str, content: bytes) -> str:
+    title, text, alt = CAPTIONS[name]
+    kind = name.rpartition(".")[2]
+    data = base64.b64encode(content).decode("ascii")
+    return f"""<figure><img src="data:image/{kind};base64,{data}" alt="{escape(alt or title)}">
+<figcaption><strong>{escape(title)}.</strong> {_typeset(text)}</figcaption></figure>
 """
 
 

@@ -30,7 +30,7 @@ _TOP_WEIGHT = 1.1
 _AS_SET: dict[str, Any] = {"linewidth": 6, "alpha": 0.35}
 _AS_REACHED: dict[str, Any] = {"linewidth": 1.2}
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.size": 11,
     "axes.titlesize": 12,
@@ -84,7 +84,7 @@ class _Panel(NamedTuple):
 
 
 _CONVERGENCE = (
-    _Panel("w2", "W₂ to held-out data", "lower is better", "W₂ (pixel space)", floor="w2"),
+    _Panel("w2", "W₂ to held-out data", "lower is better", "W₂", floor="w2"),
     _Panel(
         "energy_distance",
         "Energy distance to held-out data",
@@ -95,12 +95,8 @@ _CONVERGENCE = (
     ),
 )
 _PATHS = (
-    _Panel(
-        "path_length", "Length of the sampling paths", "shorter is straighter", "mean length (pixel space)"
-    ),
-    _Panel(
-        "one_step_w2", "W₂ of one-step samples (NFE = 1)", "lower is better", "W₂ (pixel space)", floor="w2"
-    ),
+    _Panel("path_length", "Length of the sampling paths", "shorter is straighter", "mean length"),
+    _Panel("one_step_w2", "W₂ of one-step samples (NFE = 1)", "lower is better", "W₂", floor="w2"),
 )
 
 
@@ -123,7 +119,7 @@ def _evaluations(rows: Sequence[Record], methods: Sequence[str], panels: Sequenc
     found = {panel: _by_method(rows, "evaluation", methods, panel.key) for panel in panels}
     if not any(found.values()):
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4.9))
         references: dict[str, Line2D] = {}
         for ax, (panel, by_method) in zip(figure.subplots(1, len(panels)), found.items(), strict=True):
@@ -192,7 +188,7 @@ def cooling(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
     }
     if not temperatures:
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4.9))
         left, right = figure.subplots(1, 2)
         for method, curve in temperatures.items():
@@ -241,7 +237,7 @@ def sample_grids(samples: Mapping[str, np.ndarray], methods: Sequence[str], side
         return None
     num_columns = len(images) if len(images) <= 4 else 3 if len(images) <= 6 else 4
     num_rows = math.ceil(len(images) / num_columns)
-    style: dict[Any, Any] = _STYLE | {"axes.titlepad": 6, "figure.constrained_layout.wspace": 0.05}
+    style: dict[Any, Any] = STYLE | {"axes.titlepad": 6, "figure.constrained_layout.wspace": 0.05}
     with rc_context(style):
         figure = Figure(figsize=(10.5, num_rows * (10.5 / max(num_columns, 2) + 0.35)))
         axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()

@@ -2,13 +2,13 @@
 
     python -m experiments.report RUN
 
-reads ``config.json``, ``metrics.jsonl`` and ``samples.npz`` and writes ``report.html``, the figures as PNG,
+reads ``config.json``, ``metrics.jsonl``, ``samples.npz`` and, of a run in the plane, ``snapshots/`` and
+``trajectories.npz``; writes ``report.html``, the figures as PNG or GIF,
 ``summary.json`` and ``summary.csv`` next to them. What an interrupted run lacks, the report names.
 """
 
 import argparse
 import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.files import read_json, write_atomically
+from experiments.files import read_arrays, read_json, write_atomically
 from experiments.page import listing, render, setting
+from experiments.planar import is_planar, read_motion
+from experiments.planar_animation import cooling_animation
+from experiments.planar_figures import moving_samples, path_panels, scatters, target_weights
 from experiments.summary import (
     Record,
     TableRow,
@@ -44,19 +47,28 @@ def write_report(folder: str | Path) -> Path:
     methods = [*configured, *(method for method in methods_of(rows) if method not in configured)]
     table = summarise(rows, methods)
     write_summary(folder, table)
+    motion, real = read_motion(folder, methods), samples.get("real")
+    weights = target_weights(rows, methods, seed=next(iter(config.get("seeds", [])), 0))
     figures = {
-        "convergence": plots.convergence(rows, methods),
-        "path_length": plots.path_lengths(rows, methods),
-        "cooling": plots.cooling(rows, methods),
-        "samples": plots.sample_grids(samples, methods),
+        "scatter.png": scatters(samples, methods),
+        "moving_samples.png": moving_samples(motion.snapshots, weights, real, methods),
+        "trajectories.png": path_panels(motion.paths, real, methods),
+        "convergence.png": plots.convergence(rows, methods),
+        "path_length.png": plots.path_lengths(rows, methods),
+        "cooling.png": plots.cooling(rows, methods),
+        "samples.png": plots.sample_grids(samples, methods),
     }
-    images = {}
     for name, figure in figures.items():
         if figure is not None:
-            path = folder / f"{name}.png"
-            plots.save(figure, path)
-            images[name] = path.read_bytes()
+            plots.save(figure, folder / name)
+    animation = cooling_animation(motion.snapshots, weights, real, methods)
+    if animation is not None:
+        write_atomically(folder / "cooling.gif", animation)
+    shown = [name for name, made in (figures | {"cooling.gif": animation}).items() if made is not None]
+    images = {name: (folder / name).read_bytes() for name in shown}
     absent = absences(config, rows, table, methods, samples)
+    if any(is_planar(array.shape[1:]) for array in samples.values()):
+        absent += motion.absences(methods)
     page = folder / "report.html"
     write_atomically(page, render(config, table, methods, images, absent))
     return page
@@ -73,15 +85,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_samples(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "samples.npz"
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): remove it for a report without samples"
-        ) from error
+    return read_arrays(path) if path.is_file() else {}
 
 
 def absences(
@@ -104,8 +108,14 @@ def absences(
     if lacking:
         absent.append(f"No samples of {listing(lacking)}.")
     shapes = {array.shape[1:] for array in samples.values()}
-    hidden = sorted(shape for shape in shapes if not plots.is_image(shape))
-    return [*absent, *(f"Samples of shape {shape} are not images and not shown." for shape in hidden)]
+    hidden = sorted(shape for shape in shapes if not (plots.is_image(shape) or is_planar(shape)))
+    return [
+        *absent,
+        *(
+            f"Samples of shape {shape} are neither images nor points in the plane: not shown."
+            for shape in hidden
+        ),
+    ]
 
 
 def _absences_of(config: Mapping[str, Any], rows: Sequence[Record], row: TableRow) -> Iterable[str]:

@@ -15,6 +15,8 @@ import tyro
 
 import gft_jax as gft
 from experiments import plots
+from experiments.planar import is_planar
+from experiments.planar_figures import scatters
 from gft_jax.loading import Loaded
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
@@ -22,7 +24,7 @@ SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples from a finished run; writes them as an array and, if they are images, as a picture."""
+    """Draw samples from a finished run; writes an array and, of images or points in the plane, a picture."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -89,7 +91,8 @@ def draw(config: Sample) -> Path:
         f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}"
     )
     side = int(np.ceil(np.sqrt(len(samples))))
-    picture = plots.sample_grids({loaded.method: samples}, [loaded.method], side)
+    shown = {loaded.method: samples}, [loaded.method]
+    picture = scatters(*shown) if is_planar(loaded.event_shape) else plots.sample_grids(*shown, side)
     if picture is not None:
         plots.save(picture, folder / "samples.png")
         print(f"picture: {folder / 'samples.png'}")

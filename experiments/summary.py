@@ -201,6 +201,13 @@ def _cells(by_seed: dict[int, list[Record]], columns: Iterable[tuple[str, _Numbe
     return cells
 
 
+def measures(evaluations: list[Record], timings: list[Record]) -> dict[str, float]:
+    """All numbers of one run, by column key; what its records do not hold is left out."""
+    numbers = {key: number(evaluations) for key, number in _REFERENCE + _TRAINED}
+    numbers["seconds_per_1000_steps"] = _seconds_per_1000_steps(timings)
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
 def _last(key: str) -> _Number:
     return lambda records: records[-1].get(key)
 

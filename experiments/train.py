@@ -4,32 +4,27 @@ python -m experiments.train digits --help
 """
 
 import difflib
-import io
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import tyro
 
-from experiments.base_flow import pretrained_base
 from experiments.configs.digits import Digits
 from experiments.configs.settings import Settings
-from experiments.evaluator import evaluator, floor
-from experiments.files import write_atomically
-from experiments.loop import Stopped, keep
+from experiments.configs.toy2d import Toy2d
+from experiments.files import write_arrays
+from experiments.loop import Stopped
+from experiments.planar import NUM_POINTS, is_planar, snapshot_keeper, write_paths
 from experiments.report import write_report
 from experiments.run_folder import RunFolder, open_run
 from experiments.summary import read_metrics, render_text, summarise
 from experiments.workbench import Workbench
-from gft_jax.checkpoints import has_params, load_params
-from gft_jax.loading import describe_model, params_folder
 
-EXPERIMENTS = {"digits": Digits}
+EXPERIMENTS = {"digits": Digits, "toy2d": Toy2d}
 ROOT = Path("runs")
-NUM_SAMPLES_KEPT = 64
+NUM_IMAGES = 64
 
 
 def main() -> int:
@@ -78,32 +73,23 @@ def run(config: Settings) -> None:
     folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
     print(f"run folder: {folder.path}")
     bench = Workbench(config, data)
-    describe_model(folder.path, bench.module, data.base.shape[1:])
-    own_base = params_folder(folder.path, "base")
-    if has_params(own_base):  # a resumed run goes on with the base that it began with
-        base_params = load_params(own_base, bench.fresh_params(0))
-    else:
-        base_params = pretrained_base(config, data.base, bench.module, bench.drift, bench.path, root / "base")
-        keep(own_base, base_params)
-
-    evaluate = evaluator(bench.drift, base_params, data, bench.path, config.sampling_steps)
-    base_scores, base_samples = evaluate(base_params)
-    samples = {"real": data.held_out, "base": base_samples}
-    first = config.seeds[0]  # base and floor are the same for all seeds
-    folder.log_once({"kind": "floor", "seed": first, **floor(data)})
-    folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **base_scores})
+    base_params, evaluate, base_samples = bench.prepare(folder, root / "base")
+    samples, final = {"real": data.held_out, "base": base_samples}, {"base": base_params}
+    planar = is_planar(bench.event_shape)
+    first = config.seeds[0]
     for seed in config.seeds:
         for name in config.methods:
-            params = bench.loop(folder, name, seed, base_params).train(
-                base_params, None if bench.method(name).from_base else bench.fresh_params(seed), evaluate
-            )
+            start = None if bench.method(name).from_base else bench.fresh_params(seed)
+            watch = snapshot_keeper(folder.path, name) if planar and seed == first else None
+            params = bench.loop(folder, name, seed, base_params).train(base_params, start, evaluate, watch)
             if seed == first:
                 samples[name] = evaluate(params)[1]
+                final[name] = params
 
-    kept: dict[str, Any] = {name: x[:NUM_SAMPLES_KEPT] for name, x in samples.items()}
-    content = io.BytesIO()
-    np.savez(content, **kept)
-    write_atomically(folder.path / "samples.npz", content.getvalue())
+    num_kept = NUM_POINTS if planar else NUM_IMAGES
+    write_arrays(folder.path / "samples.npz", {name: x[:num_kept] for name, x in samples.items()})
+    if planar:
+        write_paths(folder.path, bench.drift, final, config.sampling_steps)
     finish(folder, started)
 
 

@@ -1,18 +1,22 @@
 """What all methods and seeds of a run share: network, path, data, and one compiled step for each method."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 import gft_jax as gft
+from experiments.base_flow import pretrained_base
 from experiments.configs.settings import MethodName, Settings
 from experiments.data.shifted import ShiftedData
-from experiments.loop import Loop, Stopped
+from experiments.evaluator import Evaluate, evaluator, floor
+from experiments.loop import Loop, Stopped, keep
 from experiments.methods import COUPLINGS, METHODS, PATHS, Method
 from experiments.run_folder import RunFolder
-from gft_jax.loading import init_params
+from gft_jax.checkpoints import has_params, load_params
+from gft_jax.loading import describe_model, init_params, params_folder
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
@@ -30,6 +34,7 @@ class Workbench:
         self.path = PATHS[config.path]()
         self.module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
         self.drift = gft.drifts.from_linen(self.module)
+        self._coupling = COUPLINGS[config.coupling]()
         self._runners: dict[MethodName, Runner] = {}
 
     def fresh_params(self, seed: int) -> Params:
@@ -48,6 +53,30 @@ class Workbench:
             self._runners[name] = _PARALLEL[self.config.parallel](tuner)
         return self._runners[name]
 
+    def prepare(self, folder: RunFolder, cache: Path) -> tuple[Params, Evaluate, np.ndarray]:
+        """Base parameters, trained now or found, the scores, and samples of the base.
+
+        Logs the scores of the base and of real data.
+
+        Args:
+            folder: of the run; its own copy of the base goes first, so that a resumed run goes on with it.
+            cache: where bases are kept for all runs.
+        """
+        config = self.config
+        describe_model(folder.path, self.module, self.event_shape)
+        own_base = params_folder(folder.path, "base")
+        if has_params(own_base):
+            base_params = load_params(own_base, self.fresh_params(0))
+        else:
+            base_params = pretrained_base(config, self.data.base, self.module, self.drift, self.path, cache)
+            keep(own_base, base_params)
+        evaluate = evaluator(self.drift, base_params, self.data, self.path, config.sampling_steps)
+        first = config.seeds[0]  # base and floor are the same for all seeds
+        folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})
+        scores, samples = evaluate(base_params)
+        folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})
+        return base_params, evaluate, samples
+
     def stream(self, name: MethodName, seed: int, base_params: Params) -> Batches:
         """Training batches of a method.
 
@@ -61,7 +90,7 @@ class Workbench:
             self.data.target,
             batch_size=config.batch_size - num_replayed,
             seed=seed,
-            coupling=COUPLINGS[config.coupling](),
+            coupling=self._coupling,
         )
         pairing = stream.pairing(0)
         if not pairing.converged:

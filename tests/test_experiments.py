@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gft_jax as gft
-from experiments import loop, methods, sample, train
+from experiments import loop, methods, sample, train, workbench
 from experiments.data.digits import shifted_digits
 
 TINY = shlex.split(
@@ -80,7 +80,7 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
     path = methods.PATHS["linear"]()
     scores = {row["method"]: row["w2"] for row in rows_of(inside / "001") if row["kind"] == "evaluation"}
     for loaded, method in ((plain, "plain"), (base, "base")):
-        score = train.evaluator(loaded.drift, base.params, data, path, 2)
+        score = workbench.evaluator(loaded.drift, base.params, data, path, 2)
         _, samples = score(loaded.params)
         assert gft.metrics.w2(samples, data.held_out) == pytest.approx(scores[method], rel=1e-5)
     arguments = (inside / "001", "--method", "plain", "--num-samples", 5, "--num-steps", 3)
@@ -207,7 +207,7 @@ def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, mo
         return evaluate
 
     out = inside / "exploded"
-    monkeypatch.setattr(train, "evaluator", evaluator)
+    monkeypatch.setattr(workbench, "evaluator", evaluator)
     assert call(monkeypatch, train, "digits", *TINY, "--methods", "plain", "--out", out) == 1
     error = capsys.readouterr().err
     assert "evaluation after step 2 failed: samples are not finite" in error

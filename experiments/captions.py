@@ -1,0 +1,63 @@
+"""What the page of a report says of each figure."""
+
+from typing import NamedTuple
+
+
+class Caption(NamedTuple):
+    """Words for a figure."""
+
+    title: str
+    text: str
+    alt: str = ""
+    """What is to be seen, for a reader who does not see it; empty where the title says enough."""
+
+
+CAPTIONS = {
+    "cooling.gif": Caption(
+        "The cooling, animated",
+        "The same noise at every step: each dot is one sample, and moves as the parameters do. Grey: real samples. "
+        "Below: the target weight w = 1 / (1 + β) of the methods that cool. The others have w = 1 from the "
+        "first step on.",
+        "Animation: from step to step of the training the dots of each method move from the samples of the base "
+        "onto the real ones, in step with the target weight where the method cools.",
+    ),
+    "scatter.png": Caption(
+        "Samples",
+        "First samples of each model, not selected, over real ones in grey. Last: the real ones alone.",
+        "A panel of dots for the base, for each method and for real samples.",
+    ),
+    "moving_samples.png": Caption(
+        "Moving samples",
+        "Samples of the same noise at several steps of the training, a row for each method, over real ones in grey. "
+        "w is the target weight at this step, of a method that cools.",
+        "A table of panels of dots: methods by row, training steps by column.",
+    ),
+    "trajectories.png": Caption(
+        "Sampling paths",
+        "Paths of the sampling ODE from the same noise (white dots) to samples (coloured dots), over real samples in "
+        "grey.",
+        "A panel of curves from noise to samples for the base and each method.",
+    ),
+    "convergence.png": Caption(
+        "Convergence",
+        "Distance between generated and held-out samples at every evaluation of the raw parameters. Dotted: the "
+        "base before fine-tuning. Dashed: the floor, real data against real data.",
+    ),
+    "path_length.png": Caption(
+        "Paths",
+        "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one Euler step; straight "
+        "paths lose little by it. Lines and bands as above.",
+    ),
+    "cooling.png": Caption(
+        "Cooling",
+        "Left: temperature β of the methods that cool. Right: the target weight w = 1 / (1 + β) that is "
+        "asked for (broad line), and the weight ŵ that the network has reached (thin line), estimated from the "
+        "training batches as a ratio of moments. Both are means over the steps since the last evaluation. Below the "
+        "broad line the network lags.",
+    ),
+    "samples.png": Caption(
+        "Samples",
+        "First samples of each model, not selected, and real data. All panels share one scale, from -1 to 1.",
+    ),
+}
+"""By file name, in the order of the page."""
