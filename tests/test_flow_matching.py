@@ -69,7 +69,10 @@ def test_time_samplers_have_their_laws():
 
     uniform = sample(gft.objectives.time_sampling.uniform(0.2, 0.7))
     logits = logit(sample(gft.objectives.time_sampling.logit_normal(0.5, 0.8)))
+    falling = sample(gft.objectives.time_sampling.beta(1.0, 2.0))
     assert kstest(uniform, "uniform", (0.2, 0.5)).pvalue > 1e-3
     assert kstest(uniform, "uniform", (0.2, 0.55)).pvalue < 1e-6  # power
     assert kstest(logits, "norm", (0.5, 0.8)).pvalue > 1e-3
     assert kstest(logits, "norm", (0.6, 0.8)).pvalue < 1e-6  # power
+    assert kstest(falling, lambda t: 2 * t - t**2).pvalue > 1e-3  # the density is 2 (1 - t)
+    assert kstest(falling, lambda t: t**2).pvalue < 1e-6  # power

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gft_jax.metrics import energy_distance, instantaneous_variance, one_step_w2, path_length, spearman, w2
+from gft_jax.metrics import (
+    energy_distance,
+    instantaneous_variance,
+    mean_pairwise_distance,
+    one_step_w2,
+    path_length,
+    spearman,
+    velocity_distance,
+    w2,
+)
 
 
 def normal(*shape, seed=0):
@@ -199,3 +208,25 @@ def test_curves_are_checked():
         spearman([1, 2, 3], [1, 2, 3, 4])
     with pytest.raises(ValueError, match=r"all 3 steps are 100"):
         spearman([100, 100, 100], [1, 2, 3])
+
+
+def test_mean_pairwise_distance_leaves_out_the_zero_distances_of_samples_to_themselves():
+    samples = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    assert mean_pairwise_distance(samples) == pytest.approx((5 + 0 + 5) / 3)
+    images = np.random.default_rng(0).normal(size=(2000, 2, 2))
+    expected = 2 * math.gamma(2.5) / math.gamma(2)  # E|x - y| of normal vectors in four dimensions
+    assert mean_pairwise_distance(images) == pytest.approx(expected, rel=0.01)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_pairwise_distance(samples[:1])
+
+
+def test_velocity_distance_is_the_root_of_the_mean_squared_norm(without_hook):
+    def drift(params, t, x, cond=None):
+        return x + params * t[:, None, None]
+
+    x, t = jnp.ones((4, 2, 3)), jnp.arange(4.0)
+    found = velocity_distance(drift, 2.0, x, t, x)
+    assert float(found) == pytest.approx(np.sqrt(6 * np.mean((2.0 * np.arange(4)) ** 2)))
+    assert float(velocity_distance(drift, 0.0, x, t, x)) == 0.0
+    with pytest.raises(ValueError, match="one shape"):
+        velocity_distance(drift, 0.0, x[:, :1], t, x)

@@ -1,0 +1,1 @@
+"""Many runs of an experiment, written up as one table, figures and a page."""
