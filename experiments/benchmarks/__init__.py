@@ -1,0 +1,1 @@
+"""How fast training steps are: the library beside hand-written JAX, and beside torchcfm."""
