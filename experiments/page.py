@@ -16,7 +16,7 @@ from experiments.summary import COLUMNS, NAMES, TableRow, format_cell
 
 _STYLE = Path(__file__).with_name("page.css")
 
-_METHODS = {
+DESCRIPTIONS = {
     "gradual-linear": "gradual fine-tuning; the target weight rises linearly with the step.",
     "gradual-self-paced": "gradual fine-tuning; the target weight rises as fast as the network follows.",
     "plain": "flow matching on the target data, started at the base.",
@@ -215,9 +215,9 @@ def _figure(name: str, content: bytes) -> str:
 def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     evaluations, seeds = config.get("num_evaluations"), config.get("seeds", [])
     known = "".join(
-        f"<dt>{escape(method)}</dt><dd>{escape(_METHODS[method])}</dd>"
+        f"<dt>{escape(method)}</dt><dd>{escape(DESCRIPTIONS[method])}</dd>"
         for method in methods
-        if method in _METHODS
+        if method in DESCRIPTIONS
     )
     nfe = "an unrecorded number of" if evaluations is None else str(evaluations)
     notes = [

@@ -2,9 +2,9 @@
 
     python -m experiments.study digits
 
-About two hours on two CPU cores with the defaults; interrupted, the same command with --resume continues. The runs go
-to runs/study/digits; `python -m experiments.study.report runs/study/digits` makes table, figures and page again,
-also of a study that has not finished.
+Two to three hours on two CPU cores with the defaults; interrupted, the same command with --resume continues. The
+runs go to runs/study/digits; `python -m experiments.study.report runs/study/digits` makes table, figures and page
+again, also of a study that has not finished.
 """
 
 import shutil
@@ -18,6 +18,7 @@ from experiments.loop import Stopped
 from experiments.run_folder import open_run
 from experiments.study.plan import Group, Study, groups
 from experiments.study.report import write_study
+from experiments.summary import read_metrics
 from experiments.workbench import Workbench
 from gft_jax.checkpoints import has_params
 from gft_jax.loading import params_folder
@@ -53,10 +54,13 @@ def run_group(group: Group, root: Path, bar: tqdm) -> None:
     folder = open_run(config, root, facts)
     bench = Workbench(config, config.data())
     base_params, evaluate, _ = bench.prepare(folder, root / "base")
+    rows = read_metrics(folder.path)
+    diverged = {(row["method"], row["seed"]) for row in rows if row["kind"] == "diverged"}
     for seed in config.seeds:
         for name in config.methods:
             bar.set_postfix_str(f"{group.part}/{folder.path.name}: {name}, seed {seed}")
-            if not has_params(params_folder(folder.path, name, seed)):
+            finished = has_params(params_folder(folder.path, name, seed))
+            if not finished and (name, seed) not in diverged:
                 loop = bench.loop(folder, name, seed, base_params)._replace(shows_progress=False)
                 start = None if bench.method(name).from_base else bench.fresh_params(seed)
                 try:

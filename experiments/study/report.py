@@ -11,11 +11,11 @@ from experiments import plots
 from experiments.files import write_atomically
 from experiments.study.figures import study_figures
 from experiments.study.page import study_page
-from experiments.study.runs import as_csv, read_references, read_study
+from experiments.study.runs import as_csv, differences_as_csv, read_study
 
 
 def write_study(study: Path, out: Path | None = None) -> Path:
-    """Writes digits.csv, the figures and digits.md; the path of the page.
+    """Writes digits.csv, digits_differences.csv, the figures and digits.md; the path of the page.
 
     Args:
         study: folder of the study.
@@ -24,7 +24,7 @@ def write_study(study: Path, out: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: if there is no run in the study that has ended.
     """
-    found = list(read_study(study))
+    groups, found = read_study(study)
     if not found:
         raise FileNotFoundError(
             f"{study} holds no finished run of a study: python -m experiments.study digits"
@@ -32,10 +32,11 @@ def write_study(study: Path, out: Path | None = None) -> Path:
     out = study if out is None else out
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "digits.csv", as_csv(found))
+    write_atomically(out / "digits_differences.csv", differences_as_csv(found))
     for name, figure in study_figures(found).items():
         plots.save(figure, out / f"{name}.png")
     page = out / "digits.md"
-    write_atomically(page, study_page(found, read_references(study)))
+    write_atomically(page, study_page(groups, found))
     return page
 
 
