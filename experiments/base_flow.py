@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 import gft_jax as gft
 from experiments.configs.settings import Settings
-from experiments.loop import check_finite, keep
+from experiments.loop import check_finite, found, keep
 from experiments.methods import TimedPath
-from gft_jax.checkpoints import fingerprint, has_params, load_params
+from gft_jax.checkpoints import fingerprint
 from gft_jax.loading import init_params
 from gft_jax.networks import ResidualMLP
 from gft_jax.types import Drift, Params
@@ -43,9 +43,10 @@ def pretrained_base(
     key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
     folder = (cache / key).absolute()
     params = init_params(module, jax.random.key(SEED), event_shape)
-    if has_params(folder):
+    kept = found(folder, params)
+    if kept is not None:
         print(f"base flow: found in {cache / key}")
-        return load_params(folder, params)
+        return kept
 
     objective = gft.objectives.flow_matching(drift, timed_path.path, time_sampler=timed_path.times)
     schedule = optax.cosine_decay_schedule(config.base_learning_rate, config.base_steps)

@@ -1,4 +1,4 @@
-"""How a fine-tuned flow is scored: always from the same noise, by the raw parameters."""
+"""How a fine-tuned flow is scored: always from the same noise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 import gft_jax as gft
 from experiments.data.shifted import ShiftedData
 from experiments.methods import TimedPath
+from gft_jax.couplings import Coupling
 from gft_jax.objectives.path_rows import path_rows
 from gft_jax.objectives.weighting import uniform
 from gft_jax.types import Drift, Params
@@ -22,29 +24,35 @@ Evaluate = Callable[[Params], tuple[dict[str, float], np.ndarray]]
 
 
 def evaluator(
-    drift: Drift, base_params: Params, data: ShiftedData, timed_path: TimedPath, num_steps: int
+    drift: Drift,
+    base_params: Params,
+    data: ShiftedData,
+    timed_path: TimedPath,
+    num_steps: int,
+    pairs: gft.Batch | None = None,
 ) -> Evaluate:
     """Scores of parameters by samples of Euler's method against held-out data, and by the drift itself.
 
     ``w2``: exact Wasserstein-2 distance; ``energy_distance``; ``path_length``: mean Euclidean length of the sampling
     trajectories; ``one_step_w2``: W2 of samples by a single Euler step; ``diversity``: mean distance of two samples;
     ``training_energy_distance``: energy distance to the data of fine-tuning, for early stopping without a look at
-    the held-out data; ``retention``: root mean squared distance between drift and base drift on the base's sampling
-    paths; ``reached_weight``: the effective target weight, on pairs of noise and training data that stay the same.
+    the held-out data, left out where there is a single sample of them, which has no law; ``retention``: root mean
+    squared distance between drift and base drift on the base's sampling paths; ``reached_weight``: the effective
+    target weight, on pairs of noise and training data that stay the same.
+
+    Args:
+        drift: the network.
+        base_params: of the base.
+        data: held-out data, and those of fine-tuning.
+        timed_path: path and times of training.
+        num_steps: Euler steps.
+        pairs: rows for ``reached_weight``, paired as in training: `coupled_pairs`. By default the data of fine-tuning,
+            each with noise that is independent of them.
     """
     key_noise, key_rows = jax.random.split(jax.random.key(NOISE_SEED))
     noise = jax.random.normal(key_noise, data.held_out.shape)
-    num_rows = len(data.target)
-    rows = path_rows(
-        timed_path.path,
-        timed_path.times,
-        uniform,
-        gft.Batch(
-            jax.random.normal(jax.random.fold_in(key_rows, 0), data.target.shape),
-            jnp.asarray(data.target),
-            jax.random.split(jax.random.fold_in(key_rows, 1), num_rows),
-        ),
-    )
+    pairs = _independent_pairs(key_rows, data.target) if pairs is None else pairs
+    rows = path_rows(timed_path.path, timed_path.times, uniform, pairs)
 
     def rollout(params: Params) -> Any:
         return gft.sampling.sample_ode(drift, params, noise, num_steps=num_steps, save_steps=True)
@@ -85,13 +93,37 @@ def evaluator(
             "path_length": length,
             "one_step_w2": gft.metrics.w2(one_step, data.held_out),
             "diversity": gft.metrics.mean_pairwise_distance(samples),
-            "training_energy_distance": gft.metrics.energy_distance(samples, data.target),
-            "retention": retention,
-            "reached_weight": reached,
         }
+        if len(data.target) > 1:
+            scores["training_energy_distance"] = gft.metrics.energy_distance(samples, data.target)
+        scores |= {"retention": retention, "reached_weight": reached}
         return {name: float(score) for name, score in scores.items()}, samples
 
     return evaluate
+
+
+def coupled_pairs(target: np.ndarray, coupling: Coupling, batch_size: int) -> gft.Batch:
+    """Rows of as many training batches as it takes to see all data of fine-tuning, always the same ones.
+
+    The effective target weight compares the student with the velocity between noise and data as they are paired in
+    training; under a coupling other than the independent one, independent pairs would measure something else.
+
+    Args:
+        target: data of fine-tuning ``[num, *event]``.
+        coupling: that of training.
+        batch_size: rows that are coupled with each other.
+
+    Returns:
+        ``num`` rows, rounded up to whole batches.
+    """
+    stream = gft.pairing.batches(target, batch_size=batch_size, seed=NOISE_SEED, coupling=coupling)
+    drawn = [stream.batch(step) for step in range(-(-len(target) // batch_size))]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+
+
+def _independent_pairs(key: Key[Array, ""], target: np.ndarray) -> gft.Batch:
+    noise = jax.random.normal(jax.random.fold_in(key, 0), target.shape)
+    return gft.Batch(noise, jnp.asarray(target), jax.random.split(jax.random.fold_in(key, 1), len(target)))
 
 
 def floor(data: ShiftedData) -> dict[str, float]:

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,18 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, **dict(arrays))  # type: ignore[arg-type]
     write_atomically(path, content.getvalue())
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, if there is one, so that a kill leaves it whole or not at all under its name.
+
+    What a kill leaves under a hidden name is removed by the next call.
+    """
+    aside = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ from tqdm import tqdm
 
 from experiments.evaluator import Evaluate
 from experiments.run_folder import RunFolder
-from gft_jax.checkpoints import Checkpoints, has_params, load_params, save_params
+from gft_jax.checkpoints import Checkpoints, Unreadable, has_params, load_params, save_params, set_aside
 from gft_jax.cooling import effective_target_weight, target_weight
 from gft_jax.finetuning import StepInfo, TrainState
 from gft_jax.loading import params_folder
+from gft_jax.metrics import NotFinite
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
@@ -56,19 +58,22 @@ class Loop(NamedTuple):
         Args:
             base_params: the pretrained parameters.
             params: where training starts; None for the base.
-            evaluate: scores raw parameters.
+            evaluate: scores parameters; it is given what ``evaluated`` makes of the raw ones, not the average.
             watch: is told the step and the samples of every evaluation, before it is logged.
 
         Raises:
-            Stopped: if loss or gradient is not finite; the last checkpoint stays.
+            Stopped: if loss, gradient or samples are not finite; the last checkpoint stays.
         """
         name = f"{self.method} (seed {self.seed})"
         chunks_per_checkpoint = max(1, min(MAX_CHUNKS_PER_CHECKPOINT, self.num_steps // self.chunk // 4))
         state = self.runner.init(jax.random.key(self.seed), base_params, params)
-        final = params_folder(self.run.path, self.method, self.seed)
-        if has_params(final):
+        final, averaged = (
+            params_folder(self.run.path, self.method, self.seed, averaged=which) for which in (False, True)
+        )
+        finished = [found(folder, state.params) for folder in (final, averaged)]
+        if None not in finished:
             print(f"{name}: finished before")
-            return load_params(final, state.params)
+            return finished[0]
         host_base, base_params = base_params, self.runner.place(base_params)
         shown = jax.jit(self.evaluated)
 
@@ -101,7 +106,7 @@ class Loop(NamedTuple):
                 self.run.log([self._train_row(step, infos)])
                 try:
                     self.run.log([self._row("evaluation", step=step, **score(state, step))])
-                except ValueError as error:  # samples that are not finite
+                except NotFinite as error:
                     raise Stopped(
                         f"{name}: evaluation after step {step} failed: {error}; {advice}"
                     ) from error
@@ -114,7 +119,6 @@ class Loop(NamedTuple):
                 bar.update(self.chunk)
             bar.close()
         self.run.log([self._row("timing", **clock.reading())])
-        averaged = params_folder(self.run.path, self.method, self.seed, averaged=True)
         keep(averaged, shown(self.runner.fetch(state.averaged_params), host_base))
         params = shown(self.runner.fetch(state.params), host_base)
         keep(final, params)
@@ -126,15 +130,21 @@ class Loop(NamedTuple):
         state: TrainState,
         score: Callable[[TrainState, int], dict[str, float]],
     ) -> tuple[TrainState, "Clock"]:
+        name = f"{self.method} (seed {self.seed})"
+        try:
+            restored, metadata = checkpoints.restore(state)
+        except FileNotFoundError:
+            restored, metadata = None, {}
         for skipped in checkpoints.skipped:
-            tqdm.write(f"passed over a checkpoint that was cut short: {skipped}")
-        if checkpoints.latest_step() is None:
+            tqdm.write(f"{name}: passed over a checkpoint that was cut short or damaged: {skipped}")
+        if restored is None:
+            if checkpoints.skipped:
+                tqdm.write(f"{name}: no checkpoint can be restored; starts at step 0")
             self.run.rewind(self.method, self.seed, -1)
             self.run.log([self._row("evaluation", step=0, **score(state, 0))])
             return state, Clock()
-        restored, metadata = checkpoints.restore(state)
         self.run.rewind(self.method, self.seed, int(restored.step))
-        tqdm.write(f"{self.method} (seed {self.seed}): continues at step {int(restored.step)}")
+        tqdm.write(f"{name}: continues at step {int(restored.step)}")
         return self.runner.place(restored), Clock(**metadata["clock"])
 
     def _row(self, kind: str, **values: Any) -> dict[str, Any]:
@@ -189,7 +199,22 @@ def check_finite(infos: StepInfo, step: int, what: str, advice: str) -> None:
         )
 
 
-def keep(folder: Path, params: Params) -> None:
-    """Saves parameters unless they are there already."""
+def found(folder: Path, like: Params) -> Params | None:
+    """Parameters kept before, or None; those that cannot be read are set aside, and this is said."""
     if not has_params(folder):
+        return None
+    try:
+        return load_params(folder, like)
+    except Unreadable as error:
+        tqdm.write(f"{error}: it is now {set_aside(folder)}, and made again")
+        return None
+
+
+def keep(folder: Path, params: Params) -> None:
+    """Saves parameters unless they are there already, from before or from a run at the same time."""
+    if has_params(folder):
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        tqdm.write(f"{folder} was cut short or damaged; it is set aside, and made again")
+    with suppress(FileExistsError):
         save_params(folder, params)

@@ -25,7 +25,10 @@ DESCRIPTIONS = {
     "gradual-cosine": "gradual fine-tuning; the target weight rises along half a cosine.",
     "gradual-temperature": "gradual fine-tuning; the temperature falls linearly: most of the way is left to the end.",
     "gradual-constant": "gradual fine-tuning at one temperature, without cooling.",
-    "plain-warmup": "plain, with a learning rate that rises as the target weight of gradual-linear does.",
+    "plain-warmup": "plain, with a learning rate that rises as the target weight of gradual-linear does; under Adam "
+    "its effective target weight still runs far ahead of gradual-linear's.",
+    "plain-geometric": "plain, with a learning rate that rises geometrically, a thousandfold, over the cooling steps, "
+    "so that it leaves the base about as slowly as gradual-linear.",
     "l2-sp": "plain, with an L2 penalty on the distance of the parameters from the base's.",
     "prior-preservation": "plain, with a part of each batch taken from samples of the base.",
     "distillation": "plain, with a penalty on the distance to the base on the base's own paths.",

@@ -64,13 +64,18 @@ class RunFolder:
         return [line.rstrip("\n") for line in lines if line.endswith("\n")]
 
 
-def open_run(config: Settings, root: Path, facts: dict[str, Any]) -> RunFolder:
+def open_run(
+    config: Settings, root: Path, facts: dict[str, Any], program: str = "experiments.train"
+) -> RunFolder:
     """A fresh folder, or with ``--resume`` the one that is continued.
+
+    Says what is not as it was when a continued run began: packages or hardware.
 
     Args:
         config: settings of the run.
         root: where numbered folders are made.
         facts: more entries of config.json.
+        program: the module that is run, for the command in config.json.
 
     Raises:
         ValueError: if the folder holds another run (naming the fields that differ), or there is nothing to resume.
@@ -80,6 +85,7 @@ def open_run(config: Settings, root: Path, facts: dict[str, Any]) -> RunFolder:
         path = _fresh(root)
     elif (path / "config.json").exists():
         _check_same_run(path, config)
+        _say_what_differs(path)
         run = RunFolder(path)
         run.mend()
         return run
@@ -92,7 +98,7 @@ def open_run(config: Settings, root: Path, facts: dict[str, Any]) -> RunFolder:
     elif path.exists() and any(entry.suffix != ".partial" for entry in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run: give --out an empty or a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    content = {"experiment": config.experiment, **_provenance(), **facts, "config": _settings(config)}
+    content = {"experiment": config.experiment, **_provenance(program), **facts, "config": _settings(config)}
     text = json.dumps(content, indent=2)
     write_atomically(path / "config.json", text + "\n")
     return RunFolder(path)
@@ -126,6 +132,24 @@ def _check_same_run(path: Path, config: Settings) -> None:
         )
 
 
+def _say_what_differs(path: Path) -> None:
+    """A note, not an error: the run goes on, but its numbers may come out otherwise."""
+    theirs, ours = (
+        {**facts.get("versions", {}), "hardware": facts.get("hardware")}
+        for facts in (read_json(path / "config.json"), _platform())
+    )
+    differing = [
+        f"  {name}: there {theirs.get(name)}, here {ours.get(name)}"
+        for name in dict.fromkeys([*theirs, *ours])
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        print(
+            f"{path} was begun with other packages or hardware, so its numbers may not come out bit for bit the same:"
+        )
+        print("\n".join(differing))
+
+
 def _numbered(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("[0-9][0-9][0-9]*") if path.name.isdigit())
 
@@ -150,7 +174,17 @@ def _fresh(root: Path) -> Path:
             return path
 
 
-def _provenance() -> dict[str, Any]:
+def _provenance(program: str) -> dict[str, Any]:
+    arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
+    return {
+        "command": f"python -m {program} {arguments}".rstrip(),
+        **_platform(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _platform() -> dict[str, Any]:
+    """What a run depends on apart from its settings."""
     packages = (
         "gft_jax",
         "jax",
@@ -166,12 +200,9 @@ def _provenance() -> dict[str, Any]:
         "scikit-learn",
         "matplotlib",
     )
-    arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     devices = jax.local_devices()
     return {
-        "command": f"python -m experiments.train {arguments}".rstrip(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
         "hardware": f"{len(devices)} x {devices[0].device_kind} ({os.cpu_count()} cores, {platform.machine()})",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -224,7 +224,7 @@ def _of_curve(key: str, function: Callable[[np.ndarray, np.ndarray], Any], at_le
 
 
 def _seconds_per_1000_steps(timings: list[Record]) -> float | None:
-    # A resumed run has a timing for each of its parts.
+    # One for each run: a resumed one goes on with the time of its checkpoint, and logs it at the end.
     steps = sum(timing["steps"] for timing in timings)
     return 1000 * sum(timing["seconds"] for timing in timings) / steps if steps else None
 

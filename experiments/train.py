@@ -61,12 +61,7 @@ def main() -> int:
 def run(config: Settings) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
-    num_devices = jax.local_device_count() if config.parallel == "pmap" else 1
-    if config.batch_size % (num_devices * config.base_every):
-        raise ValueError(
-            f"--batch-size is {config.batch_size}; with {num_devices} devices and --base-every {config.base_every} it "
-            f"must be a multiple of {num_devices * config.base_every}"
-        )
+    config.check_devices(jax.local_device_count() if config.parallel == "pmap" else 1)
     data = config.data()
     root = ROOT / config.experiment
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}

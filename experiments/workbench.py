@@ -1,8 +1,6 @@
 """What all methods and seeds of a run share: network, path, data, and one compiled step for each method."""
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,11 +9,10 @@ import gft_jax as gft
 from experiments.base_flow import pretrained_base
 from experiments.configs.settings import MethodName, Settings
 from experiments.data.shifted import ShiftedData
-from experiments.evaluator import Evaluate, evaluator, floor
-from experiments.loop import Loop, Stopped, keep
+from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor
+from experiments.loop import Loop, Stopped, found, keep
 from experiments.methods import COUPLINGS, METHODS, PATHS, Method
 from experiments.run_folder import RunFolder
-from gft_jax.checkpoints import has_params, load_params
 from gft_jax.loading import describe_model, init_params, params_folder
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
@@ -36,6 +33,7 @@ class Workbench:
         self.drift = gft.drifts.from_linen(self.module)
         self._coupling = COUPLINGS[config.coupling]()
         self._runners: dict[MethodName, Runner] = {}
+        self._replayed: tuple[Params, np.ndarray] | None = None
 
     def fresh_params(self, seed: int) -> Params:
         """Random parameters of the network."""
@@ -65,12 +63,14 @@ class Workbench:
         config = self.config
         describe_model(folder.path, self.module, self.event_shape)
         own_base = params_folder(folder.path, "base")
-        if has_params(own_base):
-            base_params = load_params(own_base, self.fresh_params(0))
-        else:
+        base_params = found(own_base, self.fresh_params(0))
+        if base_params is None:
             base_params = pretrained_base(config, self.data.base, self.module, self.drift, self.path, cache)
             keep(own_base, base_params)
-        evaluate = evaluator(self.drift, base_params, self.data, self.path, config.sampling_steps)
+        pairs = None
+        if config.coupling != "independent":
+            pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size)
+        evaluate = evaluator(self.drift, base_params, self.data, self.path, config.sampling_steps, pairs)
         first = config.seeds[0]  # base and floor are the same for all seeds
         folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})
         scores, samples = evaluate(base_params)
@@ -106,16 +106,14 @@ class Workbench:
         return gft.pairing.interleaved(stream, replay, every=every)
 
     def _base_samples(self, base_params: Params) -> np.ndarray:
-        """Samples of the base, for rehearsal: always the same ones."""
-        config = self.config
-        shape = (config.controls.num_replay, *self.event_shape)
-        noise = jax.random.normal(jax.random.key(REPLAY_SEED), shape)
-        return np.asarray(self._sample(base_params, noise))
-
-    @functools.cached_property
-    def _sample(self) -> Any:
-        num_steps = self.config.sampling_steps
-        return jax.jit(lambda p, x: gft.sampling.sample_ode(self.drift, p, x, num_steps=num_steps).x)
+        """Samples of the base, for rehearsal: always the same ones, sampled once."""
+        if self._replayed is None or self._replayed[0] is not base_params:
+            num_steps = self.config.sampling_steps
+            shape = (self.config.controls.num_replay, *self.event_shape)
+            noise = jax.random.normal(jax.random.key(REPLAY_SEED), shape)
+            sample = jax.jit(lambda p, x: gft.sampling.sample_ode(self.drift, p, x, num_steps=num_steps).x)
+            self._replayed = base_params, np.asarray(sample(base_params, noise))
+        return self._replayed[1]
 
     def loop(self, folder: RunFolder, name: MethodName, seed: int, base_params: Params) -> Loop:
         """The training loop of a method and seed."""

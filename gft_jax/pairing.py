@@ -6,7 +6,7 @@ nothing of it needs to be saved, and a resumed run sees the same batches.
 
 import functools
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,10 @@ Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
 """Draws source rows, each from its own key: keys ``[rows]`` -> ``(x0 [rows, *event], source_cond or None)``."""
 
 
+_Programs = tuple[Callable[..., Any], Callable[..., Any]]
+"""``(key, step, rows, cond)`` -> pairing and batch; the same for several steps -> stacked batches."""
+
+
 class Batches(NamedTuple):
     """An endless stream of training batches, addressed by the training step."""
 
@@ -33,9 +37,9 @@ class Batches(NamedTuple):
     """The pairing of a step alone, with its cost, marginal error and whether it converged."""
 
 
-@functools.lru_cache(maxsize=8)  # the same function for the same shape, so that programs are shared
-def standard_normal(event_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Source:
-    """Source rows ``x0 ~ N(0, I)``."""
+def standard_normal(event_shape: Sequence[int], dtype: Any = jnp.float32) -> Source:
+    """Source rows ``x0 ~ N(0, I)``, ``[rows, *event_shape]``."""
+    event_shape = tuple(event_shape)
 
     def draw(keys: Key[Array, "rows"]) -> tuple[Array, None]:
         return jax.vmap(lambda key: jax.random.normal(key, event_shape, dtype))(keys), None
@@ -119,9 +123,11 @@ def batches(
     if num_classes is not None:
         _check_labels(cond, num_classes)
     event_shape = tuple(x1.shape[1:])
-    source = standard_normal(event_shape, jnp.asarray(x1[:1]).dtype) if source is None else source
-    _check_source(source, event_shape)
-    pair_one, pair_many = _compiled(source, coupling, batch_size)
+    if source is None:
+        pair_one, pair_many = _from_noise(event_shape, jnp.asarray(x1[:1]).dtype, coupling, batch_size)
+    else:
+        _check_source(source, event_shape)
+        pair_one, pair_many = _compiled(source, coupling, batch_size)
     key = jax.random.key(seed)
 
     def rows_at(index: np.ndarray) -> Any:
@@ -138,10 +144,28 @@ def batches(
     return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
 
 
-@functools.lru_cache(maxsize=8)  # streams that differ in data and seed alone share one program
-def _compiled(
-    source: Source, coupling: Coupling | None, batch_size: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _from_noise(
+    event_shape: tuple[int, ...], dtype: Any, coupling: Coupling | None, batch_size: int
+) -> _Programs:
+    """Programs of a stream from N(0, I), shared by all streams that differ in data and seed alone.
+
+    Those of other sources are not shared: to remember the program is to keep the source, and the dataset it may hold.
+    """
+    try:
+        hash(coupling)
+    except TypeError:
+        return _compiled(standard_normal(event_shape, dtype), coupling, batch_size)
+    return _shared(event_shape, dtype, coupling, batch_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _shared(
+    event_shape: tuple[int, ...], dtype: Any, coupling: Coupling | None, batch_size: int
+) -> _Programs:
+    return _compiled(standard_normal(event_shape, dtype), coupling, batch_size)
+
+
+def _compiled(source: Source, coupling: Coupling | None, batch_size: int) -> _Programs:
     def pair(key: Key[Array, ""], step: Array, rows: Array, row_cond: Any) -> tuple[Pairing, Batch]:
         key_step = jax.random.fold_in(key, step)
         keys = jax.vmap(jax.random.split)(_row_keys(key_step, batch_size))
@@ -169,7 +193,10 @@ def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
 
     For methods that rehearse samples of the base model while they learn new data
     (`gft_jax.objectives.with_replay`). With a batch of n rows, ``new`` must give ``n (every - 1) / every`` rows and
-    ``replay`` ``n / every``. The streams should have different seeds, or their noise is the same.
+    ``replay`` ``n / every``. The streams should have different seeds, or their noise is the same. Both must have the
+    same fields: conditions of the same structure, row weights in both or in neither.
+
+    The ``pairing`` of the result is that of ``new`` alone: it counts the new rows, not those of the batch.
 
     Args:
         new: stream of the new data.
@@ -177,38 +204,42 @@ def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
         every: at least 2.
 
     Raises:
-        ValueError: for ``every`` < 2; from the first batch, if the streams have other shares of rows.
+        ValueError: for ``every`` < 2; from the first batch, if the streams have other shares of rows, or fields of
+            different structure.
     """
     if every < 2:
         raise ValueError(f"every counts rows, of which one is replayed, and must be >= 2, got {every}")
-
-    def joined(axis: int) -> Callable[[Batch, Batch], Batch]:
-        @jax.jit
-        def join(new: Batch, replay: Batch) -> Batch:
-            num_new, num_replay = new.x0.shape[axis], replay.x0.shape[axis]
-            if num_new != num_replay * (every - 1):
-                raise ValueError(
-                    f"with every={every} a batch needs {every - 1} new rows for each replayed one, got streams of "
-                    f"{num_new} new and {num_replay} replayed rows"
-                )
-
-            def place(new_leaf: Array, replay_leaf: Array) -> Array:
-                before, after = new_leaf.shape[:axis], new_leaf.shape[axis + 1 :]
-                groups = new_leaf.reshape(*before, num_replay, every - 1, *after)
-                replayed = jnp.expand_dims(replay_leaf, axis + 1)
-                whole = jnp.concatenate([replayed, groups], axis + 1)
-                return whole.reshape(*before, num_replay * every, *after)
-
-            return jax.tree.map(place, new, replay)
-
-        return join
-
-    join_one, join_many = joined(0), joined(1)
     return Batches(
-        lambda step: join_one(new.batch(step), replay.batch(step)),
-        lambda first, count: join_many(new.many(first, count), replay.many(first, count)),
+        lambda step: _join(new.batch(step), replay.batch(step), every, 0),
+        lambda first, count: _join(new.many(first, count), replay.many(first, count), every, 1),
         new.pairing,
     )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))  # one program for all streams of the same shapes
+def _join(new: Batch, replay: Batch, every: int, axis: int) -> Batch:
+    num_new, num_replay = new.x0.shape[axis], replay.x0.shape[axis]
+    if num_new != num_replay * (every - 1):
+        raise ValueError(
+            f"with every={every} a batch needs {every - 1} new rows for each replayed one, got streams of "
+            f"{num_new} new and {num_replay} replayed rows"
+        )
+    for name, *both in zip(Batch._fields, new, replay, strict=True):
+        of_new, of_replay = map(jax.tree.structure, both)
+        if of_new != of_replay:
+            raise ValueError(
+                f"both streams must have the same {name}: for new rows it is {of_new}, for replayed rows {of_replay} "
+                "(PyTreeDef(None) means that there is none)"
+            )
+
+    def place(new_leaf: Array, replay_leaf: Array) -> Array:
+        before, after = new_leaf.shape[:axis], new_leaf.shape[axis + 1 :]
+        groups = new_leaf.reshape(*before, num_replay, every - 1, *after)
+        replayed = jnp.expand_dims(replay_leaf, axis + 1)
+        whole = jnp.concatenate([replayed, groups], axis + 1)
+        return whole.reshape(*before, num_replay * every, *after)
+
+    return jax.tree.map(place, new, replay)
 
 
 @functools.lru_cache(maxsize=8)

@@ -43,11 +43,16 @@ def test_ratios_are_taken_round_by_round_from_the_time_of_a_step():
     assert np.median(seconds["slow"]) / np.median(seconds["fast"]) == pytest.approx(2.0)  # power
 
 
-def test_every_round_begins_with_the_next_entrant_after_the_warm_ups():
+def test_every_round_has_all_entrants_in_an_order_of_its_own_after_the_warm_ups():
     clock = Clock()
-    entrants = {name: clock.entrant(name, [1.0] * 6) for name in "abc"}
-    seconds_per_step(entrants, rounds=4, warm_ups=2, clock=clock)
-    assert "".join(clock.log) == "aabbcc" + "abc" + "bca" + "cab" + "abc"
+    entrants = {name: clock.entrant(name, [1.0] * 32) for name in "abc"}
+    seconds_per_step(entrants, rounds=30, warm_ups=2, clock=clock)
+    log = "".join(clock.log)
+    assert log.startswith("aabbcc")
+    rounds = [log[start : start + 3] for start in range(6, len(log), 3)]
+    assert len(rounds) == 30
+    assert {"".join(sorted(order)) for order in rounds} == {"abc"}
+    assert len(set(rounds)) == 6  # every order occurs, so that none always follows the same other one
 
 
 def test_no_rounds_are_refused_before_anything_runs():

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-import gft_jax.checkpoints
-from gft_jax.checkpoints import Checkpoints, fingerprint, load_params, save_params
+import gft_jax
+from gft_jax.checkpoints import Checkpoints, Unreadable, fingerprint, has_params, load_params, save_params
 
 
 def everything(offset=0.0):
@@ -229,14 +230,143 @@ def test_steps_without_their_commit_mark_are_passed_over(tmp_path):
     assert names == ["007", "2", "3", "3.incomplete", "4.incomplete", "5.incomplete"]
 
 
+def array_data(step):
+    """The file that holds the most of a step."""
+    return max((step / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "array data cut": lambda step: cut(array_data(step)),
+    "array data missing": lambda step: array_data(step).unlink(),
+    "a bit flipped in array data": lambda step: flip_a_bit(array_data(step)),
+    "metadata of the caller cut": lambda step: cut(step / "info" / "metadata"),
+    "commit mark empty": lambda step: (step / "_CHECKPOINT_METADATA").write_bytes(b""),
+    "checksums cut": lambda step: cut(step / "checksums.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("two") / "steps"
+    with Checkpoints(directory) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.linspace(0.0, step, 1000)}, {"step": step})
+    return directory
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_step_is_passed_over_for_the_one_before(two_steps, tmp_path, name):
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    like = {"x": jnp.zeros(1000)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(like)[1] == {"step": 2}
+    DAMAGES[name](tmp_path / "2")
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, metadata = checkpoints.restore(like)
+        assert metadata == {"step": 1}
+        np.testing.assert_array_equal(restored["x"], jnp.linspace(0.0, 1.0, 1000))
+        assert (checkpoints.skipped, checkpoints.latest_step()) == ((2,), 1)
+
+
+def test_a_step_without_checksums_is_restored_or_passed_over_where_that_fails(two_steps, tmp_path):
+    """As an earlier version wrote it."""
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    for step in ("1", "2"):
+        (tmp_path / step / "checksums.json").unlink()
+    like = {"x": jnp.zeros(1000)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(like)[1] == {"step": 2}
+    cut(array_data(tmp_path / "2"))
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(Unreadable, match=f"{tmp_path}/2 cannot be read .*; delete it"):
+            checkpoints.restore(like, step=2)
+        assert checkpoints.restore(like)[1] == {"step": 1}
+        assert checkpoints.skipped == (2,)
+        with pytest.raises(ValueError, match="does not fit the tree"):  # the caller's mistake, not the disk's
+            checkpoints.restore({"x": jnp.zeros(1001)})
+        cut(array_data(tmp_path / "1"))
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint in .* incomplete steps: \[1, 2\]"):
+            checkpoints.restore(like)
+        checkpoints.save(1, like, {"step": "again"})
+        assert checkpoints.restore(like)[1] == {"step": "again"}
+
+
+def test_an_error_that_the_files_cannot_be_blamed_for_passes_nothing_over(two_steps, monkeypatch):
+    def restore(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", restore)
+    with Checkpoints(two_steps) as checkpoints, pytest.raises(RuntimeError, match="out of memory"):
+        checkpoints.restore({"x": jnp.zeros(1000)})
+
+
+def test_damaged_parameters_are_set_aside_by_the_next_save(tmp_path):
+    old, new = ({"x": jnp.full(1000, value)} for value in (1.0, 2.0))
+    save_params(tmp_path / "base", old)
+    flip_a_bit(tmp_path / "base" / "0" / "info" / "metadata")
+    assert not has_params(tmp_path / "base")
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint of step 0"):
+        load_params(tmp_path / "base", new)
+    save_params(tmp_path / "base", new)
+    np.testing.assert_array_equal(load_params(tmp_path / "base", old)["x"], new["x"])
+    assert [name.split("-")[0] for name in listing(tmp_path)] == ["base", "base.incomplete"]
+
+
+def test_a_directory_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("text")
+    with pytest.raises(OSError, match="not empty"):
+        save_params(tmp_path / "mine", {"x": jnp.zeros(3)})
+    assert listing(tmp_path) == ["mine"]
+    assert listing(tmp_path / "mine") == ["notes.txt"]
+
+
+def test_of_two_processes_that_save_the_same_parameters_the_second_is_told(saved, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def after_the_other(source, target):
+        shutil.copytree(saved, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_the_other)
+    with pytest.raises(FileExistsError, match="holds a checkpoint already"):
+        save_params(tmp_path / "base", {"x": jnp.zeros(3)})
+    assert_identical(load_params(tmp_path / "base", everything()), everything())
+    assert listing(tmp_path) == ["base"]
+
+
+def test_what_killed_saves_left_is_removed_and_living_ones_are_not_disturbed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living = f"{ended.pid}-{platform.node()}", f"{os.getppid()}-{platform.node()}"
+    elsewhere = f"{ended.pid}-not-{platform.node()}"
+    for name in ("base", "base-averaged"):
+        for process in (dead, living, elsewhere):
+            (tmp_path / f".{name}.partial-{process}" / "0").mkdir(parents=True)
+    save_params(tmp_path / "base", {"x": jnp.zeros(3)})
+    kept = [f".base.partial-{process}" for process in (living, elsewhere)]
+    others = [f".base-averaged.partial-{process}" for process in (dead, living, elsewhere)]
+    assert listing(tmp_path) == sorted([*kept, *others, "base"])
+
+
 KILLED = """
-import importlib.util, os, signal, sys
+import os, signal, sys, types
 import jax.numpy as jnp
-# The file alone: the whole package takes seconds to import
-spec = importlib.util.spec_from_file_location("checkpoints", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-checkpoints = module.Checkpoints(sys.argv[2])
+# Its checkpoints alone: the whole package takes seconds to import
+sys.modules["gft_jax"] = types.ModuleType("gft_jax")
+sys.modules["gft_jax"].__path__ = [sys.argv[1]]
+from gft_jax.checkpoints import Checkpoints
+checkpoints = Checkpoints(sys.argv[2])
 for step in (1, 2):
     checkpoints.save(step, {"x": jnp.arange(2.0**22) * step}, {"step": step})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -244,7 +374,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_process_killed_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
-    command = [sys.executable, "-c", KILLED, gft_jax.checkpoints.__file__, str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, *gft_jax.__path__, str(tmp_path)]
     killed = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=120)
     assert killed.returncode == -9
     with Checkpoints(tmp_path) as checkpoints:

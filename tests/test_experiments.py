@@ -1,7 +1,9 @@
 """The programs: a tiny run of the digits experiment, its resume, what it refuses, and samples from it."""
 
+import dataclasses
 import functools
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -12,7 +14,9 @@ import pytest
 
 import gft_jax as gft
 from experiments import loop, methods, sample, train, workbench
+from experiments.configs.digits import Digits
 from experiments.data.digits import shifted_digits
+from experiments.run_folder import open_run
 
 TINY = shlex.split(
     "--steps 6 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --num-target 16 "
@@ -27,6 +31,12 @@ def call(monkeypatch, program, *arguments):
         return program.main()
     except SystemExit as stop:
         return stop.code
+
+
+def cut(step):
+    """Loses half of the array data of a checkpoint."""
+    file = max((step / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def rows_of(run):
@@ -97,7 +107,7 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "moment", [pytest.param("at a checkpoint", marks=pytest.mark.slow), "after a checkpoint"]
+    "moment", [pytest.param("at a checkpoint", marks=pytest.mark.slow), "after a damaged checkpoint"]
 )
 def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, capsys, moment):
     """Interrupted in its second method; after --resume parameters and log are those of the first run."""
@@ -112,20 +122,20 @@ def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_row", interrupted)
-        if moment == "after a checkpoint":  # rows of step 4 are then logged, and must not be logged twice
-            save = loop.Checkpoints.save
-            patch.setattr(
-                loop.Checkpoints, "save", lambda self, step, *args: step > 2 or save(self, step, *args)
-            )
         assert call(monkeypatch, train, *arguments) == 130
     assert not (out / "report.html").exists()
+    damaged = moment == "after a damaged checkpoint"
+    if damaged:  # rows of step 4 are logged, and must not be logged twice
+        cut(out / "checkpoints" / "gradual-self-paced-seed0" / "4")
     with (out / "metrics.jsonl").open("a") as log:
         log.write('{"kind": "evaluation", "meth')  # as a kill leaves it
     assert call(monkeypatch, train, *arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert call(monkeypatch, train, *arguments, "--resume") == 0
-    step = 4 if moment == "at a checkpoint" else 2
-    assert f"continues at step {step}" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"gradual-self-paced (seed 0): continues at step {2 if damaged else 4}" in output
+    assert ("passed over a checkpoint that was cut short or damaged: 4" in output) == damaged
+    assert "other packages or hardware" not in output
     for method in ("plain", "gradual-self-paced"):
         ours, theirs = (gft.load(run, method).params for run in (out, inside / "001"))
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
@@ -137,7 +147,7 @@ def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, ca
         assert log(out) == log(inside / "001")
 
 
-def test_a_folder_left_empty_by_a_kill_is_not_taken_for_parameters(inside, monkeypatch):
+def test_parameters_and_checkpoints_that_cannot_be_read_are_made_again(inside, monkeypatch, capsys):
     out = inside / "killed"
     arguments = ("digits", *TINY, "--methods", "plain", "--out", out)
     for name in ("base", "plain-seed0", "plain-seed0-averaged"):
@@ -145,16 +155,71 @@ def test_a_folder_left_empty_by_a_kill_is_not_taken_for_parameters(inside, monke
     (out / "config.json.partial").write_text("{")
     shutil.move(out / "params", inside / "params")
     assert call(monkeypatch, train, *arguments) == 0
-    for name in ("base", "plain-seed0", "plain-seed0-averaged"):
+    for name in ("base", "plain-seed0-averaged"):
         shutil.rmtree(out / "params" / name)
-    shutil.rmtree(out / "params")
-    shutil.move(inside / "params", out / "params")
+    shutil.move(inside / "params" / "base", out / "params")
+    cut(out / "params" / "plain-seed0" / "0")
+    for step in ("4", "6"):
+        cut(out / "checkpoints" / "plain-seed0" / step)
     with pytest.raises(ValueError, match="no finished parameters plain-seed0"):
         gft.load(out, "plain")
+    capsys.readouterr()
     assert call(monkeypatch, train, *arguments, "--resume") == 0
+    output = capsys.readouterr().out
+    assert f"{out / 'params' / 'plain-seed0'} was cut short or damaged; it is set aside" in output
+    for step in (4, 6):
+        assert f"plain (seed 0): passed over a checkpoint that was cut short or damaged: {step}" in output
+    assert "plain (seed 0): no checkpoint can be restored; starts at step 0" in output
     for averaged in (False, True):
         ours, theirs = (gft.load(run, "plain", averaged=averaged).params for run in (out, inside / "001"))
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+
+def test_parameters_without_checksums_that_cannot_be_read_are_set_aside(tmp_path, capsys):
+    """As an earlier version wrote them: that they are damaged shows when they are read."""
+    params = {"w": np.linspace(0.0, 1.0, 1000)}
+    loop.keep(tmp_path / "plain", params)
+    (tmp_path / "plain" / "0" / "checksums.json").unlink()
+    np.testing.assert_array_equal(loop.found(tmp_path / "plain", params)["w"], params["w"])
+    cut(tmp_path / "plain" / "0")
+    assert loop.found(tmp_path / "plain", params) is None
+    assert "cannot be read" in capsys.readouterr().out
+    loop.keep(tmp_path / "plain", params)
+    np.testing.assert_array_equal(loop.found(tmp_path / "plain", params)["w"], params["w"])
+
+
+def test_parameters_that_another_run_kept_at_the_same_time_are_accepted(tmp_path, monkeypatch):
+    theirs, ours = {"w": np.zeros(3)}, {"w": np.ones(3)}
+    loop.keep(tmp_path / "theirs", theirs)
+    replace = os.replace
+
+    def after_theirs(source, target):
+        shutil.copytree(tmp_path / "theirs", target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_theirs)
+    loop.keep(tmp_path / "base", ours)
+    np.testing.assert_array_equal(loop.found(tmp_path / "base", ours)["w"], theirs["w"])
+
+
+def test_a_run_says_how_it_was_called_and_where_it_goes_on_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", "digits", "--out", "a folder"])
+    config = Digits(out=tmp_path)
+    open_run(config, tmp_path, {}, program="experiments.study")
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    assert content["command"] == "python -m experiments.study digits --out 'a folder'"
+    again = dataclasses.replace(config, resume=True)
+    open_run(again, tmp_path, {})
+    assert capsys.readouterr().out == ""
+    jax_here, hardware_here = content["versions"]["jax"], content["hardware"]
+    content["versions"]["jax"], content["hardware"] = "0.1", "1 x abacus"
+    file.write_text(json.dumps(content))
+    open_run(again, tmp_path, {})
+    output = capsys.readouterr().out
+    assert f"jax: there 0.1, here {jax_here}" in output
+    assert f"hardware: there 1 x abacus, here {hardware_here}" in output
+    assert "numpy" not in output
 
 
 def test_the_base_is_pretrained_once_and_runs_are_numbered(inside, monkeypatch, capsys):
@@ -194,24 +259,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(inside, monk
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
 
 
-def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, monkeypatch, capsys):
+@pytest.mark.parametrize("cause", ["samples", "another"])
+def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, monkeypatch, capsys, cause):
     def evaluator(*args):
         calls = []
 
         def evaluate(params):
             calls.append(params)
             if len(calls) == 3:  # the base, the start, step 2
-                raise ValueError("samples are not finite")
+                if cause == "another":
+                    raise ValueError("of another shape")
+                gft.metrics.w2(np.array([[1.0], [np.inf]]), np.zeros((2, 1)))
             return {"w2": 1.0, "energy_distance": 1.0, "path_length": 1.0, "one_step_w2": 1.0}, np.zeros(1)
 
         return evaluate
 
-    out = inside / "exploded"
+    out = inside / f"exploded-{cause}"
     monkeypatch.setattr(workbench, "evaluator", evaluator)
-    assert call(monkeypatch, train, "digits", *TINY, "--methods", "plain", "--out", out) == 1
+    status = call(monkeypatch, train, "digits", *TINY, "--methods", "plain", "--out", out)
     error = capsys.readouterr().err
-    assert "evaluation after step 2 failed: samples are not finite" in error
-    assert "--learning-rate" in error
+    if cause == "another":
+        assert status == 2
+        assert "error: of another shape" in error
+    else:
+        assert status == 1
+        assert "evaluation after step 2 failed: 1 of 2 samples in x are not finite" in error
+    assert ("--learning-rate" in error) == (cause == "samples")
     assert not list((out / "params").glob("plain*"))
 
 

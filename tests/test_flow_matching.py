@@ -70,9 +70,22 @@ def test_time_samplers_have_their_laws():
     uniform = sample(gft.objectives.time_sampling.uniform(0.2, 0.7))
     logits = logit(sample(gft.objectives.time_sampling.logit_normal(0.5, 0.8)))
     falling = sample(gft.objectives.time_sampling.beta(1.0, 2.0))
+    squeezed = sample(gft.objectives.time_sampling.beta(1.0, 2.0, 0.2, 0.7))
     assert kstest(uniform, "uniform", (0.2, 0.5)).pvalue > 1e-3
     assert kstest(uniform, "uniform", (0.2, 0.55)).pvalue < 1e-6  # power
     assert kstest(logits, "norm", (0.5, 0.8)).pvalue > 1e-3
     assert kstest(logits, "norm", (0.6, 0.8)).pvalue < 1e-6  # power
     assert kstest(falling, lambda t: 2 * t - t**2).pvalue > 1e-3  # the density is 2 (1 - t)
     assert kstest(falling, lambda t: t**2).pvalue < 1e-6  # power
+    np.testing.assert_allclose(squeezed, 0.2 + 0.5 * falling, rtol=1e-6)
+    assert squeezed.min() >= np.float32(0.2)
+    assert squeezed.max() <= np.float32(0.7)
+
+
+def test_beta_times_without_bounds_are_those_of_jax_bit_for_bit():
+    draw, keys = gft.objectives.time_sampling.beta(2.0, 1.0), jax.random.split(jax.random.key(0), 500)
+    ours, theirs = jax.jit(
+        lambda k: (jax.vmap(draw)(k), jax.vmap(lambda key: jax.random.beta(key, 2.0, 1.0))(k))
+    )(keys)
+    assert theirs.max() < 1.0
+    np.testing.assert_array_equal(ours, theirs)

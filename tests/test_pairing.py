@@ -1,12 +1,17 @@
 """From dataset rows to batches: order, sources, conditions, and what is refused."""
 
+import dataclasses
+import gc
+import logging
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gft_jax as gft
-from gft_jax.pairing import batches, row_keys, row_order, rows_of
+from gft_jax.pairing import batches, row_keys, row_order, rows_of, standard_normal
 
 
 def test_the_order_is_one_permutation_after_another():
@@ -60,6 +65,55 @@ def test_source_noise_is_standard_normal_and_the_source_can_be_data():
     batch = batches(x1, batch_size=50, seed=0, source=rows_of(x0, np.arange(5))).batch(0)
     np.testing.assert_array_equal(batch.x0, x0[np.asarray(batch.source_cond)])
     assert set(np.asarray(batch.source_cond)) == set(range(5))
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """Not hashable: as a source, the data themselves; as a coupling, the reversed order."""
+
+    rows: np.ndarray
+
+    def __call__(self, *args):
+        if len(args) == 1:
+            return jnp.asarray(self.rows)[: len(args[0])], None
+        pairing = gft.couplings.independent()(*args)
+        return pairing._replace(source_index=jnp.arange(len(args[1]))[::-1])
+
+
+def test_sources_and_couplings_need_not_be_hashable():
+    x1 = np.arange(6, dtype=np.float32).reshape(3, 2)
+    batch = batches(x1, batch_size=3, seed=0, source=Unhashable(-x1)).batch(0)
+    np.testing.assert_array_equal(batch.x0, -x1)
+    straight, reversed_ = (
+        batches(x1, batch_size=3, seed=0, coupling=c).batch(0) for c in (None, Unhashable(x1))
+    )
+    np.testing.assert_array_equal(reversed_.x0, straight.x0[::-1])
+    noise = batches(x1, batch_size=3, seed=0, source=standard_normal([2])).batch(0)
+    np.testing.assert_array_equal(noise.x0, straight.x0)
+
+
+def test_a_stream_that_is_gone_leaves_nothing_of_its_source_behind():
+    x1 = np.zeros((4, 3), np.float32)
+    source = rows_of(np.ones((5, 3), np.float32))
+    stream, alive = batches(x1, batch_size=2, seed=0, source=source), weakref.ref(source)
+    assert stream.batch(0).x0.shape == (2, 3)
+    del source
+    assert alive() is not None
+    del stream
+    gc.collect()
+    assert alive() is None
+
+
+def test_streams_that_differ_in_data_and_seed_share_their_programs(caplog):
+    coupling = gft.couplings.independent()
+    counts = []
+    for seed in (0, 1):
+        caplog.clear()
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+            batches(np.full((4, 3), seed, np.float32), batch_size=2, seed=seed, coupling=coupling).batch(seed)
+        counts.append(sum("Compiling" in record.getMessage() for record in caplog.records))
+    assert counts[0] > 0
+    assert counts[1] == 0
 
 
 def test_a_coupling_moves_x0_and_its_condition_and_leaves_x1_in_place():

@@ -10,6 +10,8 @@ import gft_jax as gft
 from gft_jax.objectives import flow_matching, l2_sp, with_replay
 from gft_jax.pairing import batches, interleaved
 
+WITH_STATE = flow_matching(affine)._replace(init=lambda params, base_params: jnp.zeros(()))
+
 
 def take(batch, index):
     return jax.jit(lambda batch: jax.tree.map(lambda leaf: leaf[index], batch))(batch)
@@ -56,6 +58,7 @@ def test_interleaved_streams_keep_their_rows_and_their_order():
     np.testing.assert_array_equal(many.x1[1], batch.x1)
     np.testing.assert_array_equal(jax.random.key_data(many.key[1]), jax.random.key_data(batch.key))
     assert len(np.unique(jax.random.key_data(batch.key), axis=0)) == 12
+    assert len(both.pairing(2).source_index) == 9  # the pairing of the new rows
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,22 @@ def test_interleaved_streams_keep_their_rows_and_their_order():
             lambda: gft.mean_loss(l2_sp(flow_matching(affine), 1.0), PARAMS, None, batch_of(6)),
             "base_params is None",
         ),
+        (
+            lambda: gft.mean_loss(
+                with_replay(flow_matching(affine), flow_matching(affine), every=2, weight=1.0),
+                PARAMS,
+                None,
+                batch_of(6)._replace(weight=jnp.ones(6)),
+            ),
+            r"row weights of shape \(6,\)",
+        ),
+        (lambda: with_replay(flow_matching(affine), WITH_STATE, every=2, weight=1.0), "replay has an init"),
+        (
+            lambda: with_replay(WITH_STATE, flow_matching(affine), every=2, weight=1.0),
+            "objective has an init",
+        ),
         (lambda: gft.objectives.time_sampling.beta(0.0, 1.0), "a=0.0, b=1.0"),
+        (lambda: gft.objectives.time_sampling.beta(1.0, 1.0, 0.5, 0.2), "start=0.5, end=0.2"),
         (
             lambda: interleaved(
                 batches(np.ones((4, 1), np.float32), batch_size=4, seed=0),
@@ -85,6 +103,14 @@ def test_interleaved_streams_keep_their_rows_and_their_order():
                 every=4,
             ).batch(0),
             "4 new and 4 replayed",
+        ),
+        (
+            lambda: interleaved(
+                batches(np.ones((4, 1), np.float32), batch_size=3, seed=0, cond=np.arange(4)),
+                batches(np.ones((4, 1), np.float32), batch_size=1, seed=1),
+                every=4,
+            ).batch(0),
+            r"the same cond: .*new rows it is PyTreeDef\(\*\).*replayed rows PyTreeDef\(None\)",
         ),
     ],
 )

@@ -32,11 +32,11 @@ def benchmark(
         widths: widths of the network.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
-        quick: three rounds at the first width, to see that all of it runs; the ratios mean little.
+        quick: few rounds at the first width, to see that all of it runs; the ratios mean little.
     """
     if rounds < 1 or not widths or min(widths) < 1:
         raise ValueError(f"--rounds and --widths must be positive, got {rounds} and {widths}")
-    rounds, widths = (3, widths[:1]) if quick else (rounds, widths)
+    rounds, widths = (1, widths[:1]) if quick else (rounds, widths)
     if which == "torchcfm":
         _check_installed()
     if one_core or which == "torchcfm":
@@ -51,9 +51,10 @@ def benchmark(
 
         what = f"Training steps: plain MLP on moons, residual MLP on digits of 64 pixels, batch {BATCH_SIZE}"
     from experiments.benchmarks import table
+    from experiments.benchmarks.interleaved import rounds_at
 
     packages = (*_PACKAGES, *_TORCH.values()) if which == "torchcfm" else _PACKAGES
-    facts = {"rounds": rounds, **table.machine(packages)}
+    facts = {"rounds": {width: rounds_at(width, rounds) for width in widths}, **table.machine(packages)}
     outcomes = measure(widths, rounds)
     facts["load_at_end"] = table.machine(()).get("load")
     print(table.write(out, which, what, facts, outcomes))

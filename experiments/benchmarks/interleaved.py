@@ -59,8 +59,8 @@ def seconds_per_step(
 ) -> dict[str, np.ndarray]:
     """Time of a step of each entrant in each round: arrays ``[rounds]`` in seconds.
 
-    In a round all entrants run one block each, one after another. The next round begins with the next entrant, so
-    that none always follows the same pause or the warmest cache.
+    In a round all entrants run one block each, one after another, in an order that is drawn anew (seed 0), so that none
+    always follows the same other one.
 
     Args:
         entrants: the programs by name.
@@ -77,10 +77,9 @@ def seconds_per_step(
         for _ in range(warm_ups):
             entrant.run()
     seconds = {name: np.empty(rounds) for name in entrants}
-    names = list(entrants)
+    generator = np.random.default_rng(0)
     for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in generator.permutation(list(entrants)).tolist():
             started = clock()
             entrants[name].run()
             seconds[name][number] = (clock() - started) / entrants[name].steps

@@ -68,9 +68,10 @@ def plain(work: Work) -> gft.FineTuner:
 
 
 def gradual(work: Work, base_every: int) -> gft.FineTuner:
-    """Gradual fine-tuning at a temperature above zero, where the base is evaluated."""
+    """Gradual fine-tuning while it cools, so that the base is evaluated."""
     objective = gft.objectives.gradual(gft.drifts.from_linen(work.module), base_every=base_every)
-    cooling = gft.cooling.constant(temperature=1.0)
+    # A schedule, not a constant: at a constant temperature XLA would drop the choice whether to evaluate the base.
+    cooling = gft.cooling.linear(target_weight=(0.05, 1.0), num_steps=10_000_000)
     return gft.finetuner(objective, optax.adam(LEARNING_RATE), cooling, averaging=AVERAGING)
 
 

@@ -18,6 +18,7 @@ MethodName = Literal[
     "gradual-temperature",
     "gradual-constant",
     "plain-warmup",
+    "plain-geometric",
     "l2-sp",
     "prior-preservation",
     "distillation",
@@ -27,6 +28,9 @@ MethodName = Literal[
 CouplingName = Literal["independent", "exact", "sinkhorn"]
 PathName = Literal["linear", "trigonometric", "variance-preserving", "linear-noisy", "brownian-bridge"]
 
+REPLAYING: frozenset[MethodName] = frozenset({"prior-preservation", "diff-tuning"})
+"""The methods whose batches hold replayed samples of the base."""
+
 
 @dataclass(frozen=True)
 class Controls:
@@ -35,13 +39,15 @@ class Controls:
     constant_weight: float = 0.5
     """Target weight of gradual-constant, which never cools."""
     l2_sp: float = 0.1
-    """Strength of the L2 penalty on the distance from the base's parameters."""
+    """Strength of the L2 penalty on the distance from the base's parameters. At 0.1 the penalty is a small part of the
+    loss on digits, and training hardly differs from plain; the study has other strengths."""
     replay_weight: float = 1.0
     """Weight of the replayed base samples in prior-preservation."""
     diff_tuning_weight: float = 0.1
     """Weight of the replayed base samples in diff-tuning."""
     replay_every: int = 4
-    """Every k-th row of a batch is a replayed base sample, in prior-preservation and diff-tuning."""
+    """Every k-th row of a batch is a replayed base sample, in prior-preservation and diff-tuning. Must divide the rows
+    of a batch on each device."""
     num_replay: int = 512
     """Number of base samples that are replayed."""
     distillation_weight: float = 0.5
@@ -92,7 +98,7 @@ class Settings(ABC):
     sampling_steps: int = 100
     """Euler steps of the evaluations."""
     parallel: Literal["single", "pmap"] = "single"
-    """One device, or all local devices under pmap."""
+    """One device, or all local devices under pmap; the batch is spread evenly over them."""
     controls: Controls = field(default_factory=Controls)
     """Settings of the methods that gradual fine-tuning is compared with."""
     out: Path | None = None
@@ -143,10 +149,25 @@ class Settings(ABC):
             require(0.0 < value < math.inf, f"controls.{name}", value, "a finite number above 0")
         for name in ("num_replay", "rollout_steps"):
             require(getattr(given, name) >= 1, f"controls.{name}", getattr(given, name), "at least 1")
-        every = given.replay_every
-        fits = every >= 2 and self.batch_size % every == 0
-        if {"prior-preservation", "diff-tuning"} & set(self.methods):
-            require(fits, "controls.replay_every", every, "a divisor of batch_size, at least 2")
+        self.check_devices(1)
+
+    def check_devices(self, num_devices: int) -> None:
+        """Refuses settings whose batches cannot be spread over so many devices.
+
+        Raises:
+            ValueError: that says what was given and what is allowed.
+        """
+        rows, rest = divmod(self.batch_size, num_devices)
+        if rest or rows % self.base_every:
+            raise ValueError(
+                f"--batch-size is {self.batch_size}; with {num_devices} devices and --base-every {self.base_every} it "
+                f"must be a multiple of {num_devices * self.base_every}"
+            )
+        every = self.controls.replay_every
+        if REPLAYING & set(self.methods):
+            fits = every >= 2 and rows % every == 0
+            on_each = f"{rows} rows of a batch on each device (--batch-size {self.batch_size}, devices {num_devices})"
+            require(fits, "controls.replay_every", every, f"a divisor of the {on_each}, at least 2")
 
     @property
     def cooling_steps(self) -> int:

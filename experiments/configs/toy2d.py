@@ -24,7 +24,8 @@ class Toy2d(Settings):
     target: Law = "moons"
     """Law to fine-tune on, another than the source."""
     num_target: int = 1000
-    """Number of points to fine-tune on, 1 to 10000; 512 others are held out for evaluation."""
+    """Number of points to fine-tune on, 1 to 10000; 512 others are held out for evaluation.
+    With a single one there is no early-stopped score, which takes the distance to the law of these points."""
     methods: tuple[MethodName, ...] = ("gradual-linear", "plain", "from-scratch")
     """Methods to compare, in the order of the report."""
     steps: int = 1500

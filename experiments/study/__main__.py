@@ -7,13 +7,14 @@ runs go to runs/study/digits; `python -m experiments.study.report runs/study/dig
 again, also of a study that has not finished.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
+import jax
 import tyro
 from tqdm import tqdm
 
+from experiments.files import remove_folder
 from experiments.loop import Stopped
 from experiments.run_folder import open_run
 from experiments.study.plan import Group, Study, groups
@@ -35,6 +36,7 @@ def run_study(study: Study) -> None:
     planned = groups(study)
     for group in planned:
         group.config.check()
+        group.config.check_devices(jax.local_device_count() if group.config.parallel == "pmap" else 1)
     runs = sum(len(group.config.methods) * len(group.config.seeds) for group in planned)
     with tqdm(total=runs, desc="study", unit="run", smoothing=0.1) as bar:
         for group in planned:
@@ -51,7 +53,7 @@ def run_group(group: Group, root: Path, bar: tqdm) -> None:
         "seeds": list(config.seeds),
         **config.facts(),
     }
-    folder = open_run(config, root, facts)
+    folder = open_run(config, root, facts, program="experiments.study")
     bench = Workbench(config, config.data())
     base_params, evaluate, _ = bench.prepare(folder, root / "base")
     rows = read_metrics(folder.path)
@@ -67,7 +69,7 @@ def run_group(group: Group, root: Path, bar: tqdm) -> None:
                     loop.train(base_params, start, evaluate)
                 except Stopped as reason:  # a learning rate that is too high is a result, too
                     folder.log_once({"kind": "diverged", "method": name, "seed": seed, "reason": str(reason)})
-            shutil.rmtree(folder.path / "checkpoints" / f"{name}-seed{seed}", ignore_errors=True)
+            remove_folder(folder.path / "checkpoints" / f"{name}-seed{seed}")
             bar.update()
 
 

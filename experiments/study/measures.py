@@ -46,8 +46,9 @@ def of_curve(curve: Sequence[Record], base_energy: float) -> dict[str, float]:
     numbers = {
         "late_w2": float(w2[late].mean()),
         "late_energy_distance": float(energy[late].mean()),
-        "late_weight": float(weight[late].mean()),
     }
+    if np.isfinite(weight[late]).all():
+        numbers["late_weight"] = float(weight[late].mean())
     if len(w2) > 3:
         numbers["variance_without_first"] = instantaneous_variance(w2[1:])
     if settled.sum() > 2:
@@ -88,6 +89,6 @@ def until_weight(curve: Sequence[Record], level: float) -> dict[str, float]:
 
 
 def columns(curve: Sequence[Record]) -> np.ndarray:
-    """Steps, W2, energy distance and effective target weight, ``[4, evaluations]``."""
+    """Steps, W2, energy distance and effective target weight, ``[4, evaluations]``; NaN for what was not measured."""
     keys = ("step", "w2", "energy_distance", "reached_weight")
-    return np.array([[record[key] for record in curve] for key in keys], dtype=np.float64)
+    return np.array([[record.get(key, np.nan) for record in curve] for key in keys], dtype=np.float64)

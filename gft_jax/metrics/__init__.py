@@ -4,13 +4,14 @@ Distances and stability are computed on the host in double precision and return 
 evaluation, not for gradients. What is not finite is an error that says where, never part of a mean.
 """
 
-from gft_jax.metrics.distances import energy_distance, one_step_w2, w2
+from gft_jax.metrics.distances import NotFinite, energy_distance, one_step_w2, w2
 from gft_jax.metrics.diversity import mean_pairwise_distance
 from gft_jax.metrics.path_geometry import path_length
 from gft_jax.metrics.retention import velocity_distance
 from gft_jax.metrics.stability import instantaneous_variance, spearman
 
 __all__ = [
+    "NotFinite",
     "energy_distance",
     "instantaneous_variance",
     "mean_pairwise_distance",

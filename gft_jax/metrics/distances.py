@@ -13,6 +13,10 @@ from gft_jax.types import Drift
 _BLOCK_ROWS = 1024  # rows of the distance matrix held at once by the energy distance
 
 
+class NotFinite(ValueError):
+    """Samples that are not finite: the sampler, or the training before it, has diverged."""
+
+
 def w2(x: Shaped[Array | np.ndarray, "..."], y: Shaped[Array | np.ndarray, "..."]) -> float:
     """Exact root Wasserstein-2 distance between two sets of samples of equal size.
 
@@ -111,7 +115,12 @@ def _flat_samples(
 
 
 def flat_rows(name: str, samples: Array | np.ndarray, least: int) -> np.ndarray:
-    """Samples as rows ``[num, entries]`` in float64; raises ValueError for fewer than ``least`` or non-finite ones."""
+    """Samples as rows ``[num, entries]`` in float64.
+
+    Raises:
+        ValueError: for fewer than ``least`` samples.
+        NotFinite: for samples that are not finite.
+    """
     if len(samples) < least:
         raise ValueError(
             f"{name} has {len(samples)} samples (shape {np.shape(samples)}), needs at least {least}"
@@ -119,7 +128,7 @@ def flat_rows(name: str, samples: Array | np.ndarray, least: int) -> np.ndarray:
     flat = np.asarray(samples, np.float64).reshape(len(samples), -1)
     bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
     if len(bad):
-        raise ValueError(
+        raise NotFinite(
             f"{len(bad)} of {len(flat)} samples in {name} are not finite (first rows: {bad[:5].tolist()}); "
             "a distance of the others would hide them: find out why the sampler diverged"
         )

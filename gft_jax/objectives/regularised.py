@@ -43,27 +43,42 @@ def with_replay(objective: Objective, replay: Objective, *, every: int, weight: 
 
     With rows of the new data and samples of the base model in one batch (`gft_jax.pairing.interleaved`), the loss
     is ``mean over new rows of l_new + weight * mean over replayed rows of l_replay``. Flow matching for both is
-    prior preservation (Ruiz et al., arXiv:2208.12242, section 3.2); with times that lean towards noise for new rows
-    and towards data for replayed ones it is Diff-Tuning (Zhong et al., arXiv:2406.00773).
+    prior preservation (Ruiz et al., arXiv:2208.12242); with times that lean towards noise for new rows and towards
+    data for replayed ones it is Diff-Tuning (Zhong et al., arXiv:2406.00773).
+
+    The rows count alike: where a batch is spread over devices, no device knows the total weights of new and of
+    replayed rows, by which the two means would have to be divided. Batches with row weights are refused, and the
+    two methods must not weight their rows themselves. The stats are those of ``objective``, averaged over new rows.
 
     Args:
-        objective: method of the new rows.
-        replay: method of the rows 0, ``every``, 2 ``every``, ...; neither may have a state of its own.
+        objective: method of the new rows; a method without a state (an ``init``) of its own.
+        replay: method of the rows 0, ``every``, 2 ``every``, ...; likewise.
         every: at least 2; must divide the rows of a batch on each device.
         weight: of the replayed rows' mean loss, > 0.
 
     Raises:
-        ValueError: for ``every`` < 2 or a weight that is not positive; in a step, if ``every`` does not divide the
-            rows.
+        ValueError: for ``every`` < 2, a weight that is not positive, or a method with a state; in a step, if ``every``
+            does not divide the rows, or the batch has row weights.
     """
     if every < 2:
         raise ValueError(f"every counts rows, of which one is replayed, and must be >= 2, got {every}")
     if not weight > 0.0:
         raise ValueError(f"the weight of the replayed rows must be > 0, got {weight}")
+    for name, method in (("objective", objective), ("replay", replay)):
+        if method.init is not Objective._field_defaults["init"]:
+            raise ValueError(
+                f"{name} has an init, a state of its own, which a method of some rows of a batch cannot keep: give a "
+                "method without one, such as flow_matching"
+            )
 
     def prepare(
         params: Any, base_params: Any, objective_state: Any, batch: Batch, temperature: Array
     ) -> tuple[Any, Any]:
+        if batch.weight is not None:
+            raise ValueError(
+                f"with_replay takes the rows of a batch alike, got row weights of shape {batch.weight.shape}: give "
+                "batches with weight=None"
+            )
         num_rows = batch.key.shape[0]
         if num_rows % every:
             raise ValueError(

@@ -48,22 +48,25 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     return sample
 
 
-def beta(a: float, b: float) -> TimeSampler:
-    """Times from the Beta(a, b) law, of density proportional to ``t^(a - 1) (1 - t)^(b - 1)``.
+def beta(a: float, b: float, start: float = 0.0, end: float = 1.0) -> TimeSampler:
+    """Times ``t = start + (end - start) s`` with ``s`` from Beta(a, b), density ``~ s^(a - 1) (1 - s)^(b - 1)``.
 
-    ``beta(1, 2)`` has the density ``2 (1 - t)`` and leans towards noise, ``beta(2, 1)`` has ``2 t`` and leans towards
-    data. The ends themselves, that rounding may give, are left out.
+    On (0, 1), ``beta(1, 2)`` has the density ``2 (1 - t)`` and leans towards noise, ``beta(2, 1)`` has ``2 t`` and
+    leans towards data. Bounds inside (0, 1) serve as in `uniform`: the law is squeezed between them, not cut off.
+    The bounds themselves, that rounding may give, are left out.
 
     Raises:
-        ValueError: unless both a and b are > 0.
+        ValueError: unless both a and b are > 0, and 0 <= start < end <= 1.
     """
     if not (a > 0.0 and b > 0.0):
         raise ValueError(f"beta times need a > 0 and b > 0, got a={a}, b={b}")
+    if not 0.0 <= start < end <= 1.0:
+        raise ValueError(f"beta times need 0 <= start < end <= 1, got start={start}, end={end}")
 
     def sample(key: Key[Array, ""]) -> Float[Array, ""]:
-        t = jax.random.beta(key, a, b)
+        t = start + (end - start) * jax.random.beta(key, a, b)
         rounding = jnp.finfo(t.dtype).eps
-        return jnp.clip(t, rounding, 1.0 - rounding)
+        return jnp.clip(t, start + rounding, end - rounding)
 
     return sample
 
