@@ -13,7 +13,7 @@ from experiments.study.measures import MAX_GAP, MEASURES, columns
 from experiments.study.paired import paired_difference
 from experiments.study.runs import StudyRun, by_seed
 
-_CURVES = ("plain", OURS, "gradual-self-paced", "plain-warmup", "plain-geometric", "l2-sp-10", "diff-tuning")
+_CURVES = ("plain", OURS, "gradual-self-paced", "plain-warmup", "plain-geometric", "diff-tuning")
 """Methods that aim at the law of the new data, started at the base."""
 _DIFFERENCES = {
     "spearman_energy_distance": 0.1,
@@ -67,7 +67,7 @@ def _curves(runs: Sequence[StudyRun]) -> Figure:
     by_step.set_title("by step: mean and range over seeds", fontsize=11)
     by_weight.set(xlabel="effective target weight ŵ that the network has reached", xlim=(-0.02, 1.02))
     by_weight.set_title("by ŵ: means over seeds, a dot for each evaluation", fontsize=11)
-    figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=7)
+    figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 

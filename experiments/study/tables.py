@@ -84,7 +84,7 @@ def against_plain(facts: GroupFacts, runs: Sequence[StudyRun]) -> str:
     return (
         "\n".join(lines)
         + "\n\n![Energy distance by step and by effective target weight](digits_curves.png)\n"
-        "\nMethods that aim at a compromise, and from-scratch, are left out of the figure.\n"
+        "\nMethods that aim at a compromise, L2-SP and from-scratch are left out of the figure.\n"
     )
 
 
