@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from gft_jax.conditions import null_like
 from gft_jax.couplings import Coupling, Pairing, apply
 from gft_jax.couplings.base import flat_ends, permutation_pairing
 from gft_jax.types import Batch
@@ -96,6 +97,8 @@ def batches(
     source: Source | None = None,
     cond: Any = None,
     num_classes: int | None = None,
+    cond_dropout: float = 0.0,
+    null_cond: Any = None,
 ) -> Batches:
     """Training batches from a dataset held in memory.
 
@@ -109,11 +112,20 @@ def batches(
         source: draws the source rows; default ``N(0, I)`` in the shape and dtype of the data.
         cond: conditions that follow the data: a pytree of ``[num, ...]``.
         num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
+        cond_dropout: probability in [0, 1] with which a row's condition is replaced by the null condition, as
+            classifier-free guidance needs (`gft_jax.drifts.guide`); 0.1 is customary. It is decided after the
+            coupling, which sees the true conditions, and by the row's own key, without a change to its noise. An
+            objective that compares student and base gives both the condition of the batch, dropped or not.
+        null_cond: the null condition, like one row of ``cond`` (leaves ``[...]`` where cond has ``[num, ...]``); for
+            labels mostly ``num_classes``, which is then no class.
 
     Raises:
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
             of range, conditions of another length or not finite, source rows of another shape, a batch size below one,
-            a negative seed.
+            a negative seed; for dropout outside [0, 1], without conditions or without a null condition like
+            theirs, or a null condition without dropout.
+
+    Source of the dropout: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
     """
     _check_rows("x1", x1)
     _check_cond("cond", cond, len(x1))
@@ -122,6 +134,7 @@ def batches(
             raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
     if num_classes is not None:
         _check_labels(cond, num_classes)
+    dropout = _checked_dropout(cond_dropout, null_cond, cond)
     event_shape = tuple(x1.shape[1:])
     if source is None:
         pair_one, pair_many = _from_noise(event_shape, jnp.asarray(x1[:1]).dtype, coupling, batch_size)
@@ -134,12 +147,12 @@ def batches(
         return jax.tree.map(lambda leaf: leaf[index], (x1, cond))
 
     def one(step: int) -> tuple[Pairing, Batch]:
-        return pair_one(key, np.uint32(step), *rows_at(row_order(len(x1), batch_size, seed, step)))
+        return pair_one(key, dropout, np.uint32(step), *rows_at(row_order(len(x1), batch_size, seed, step)))
 
     def many(first_step: int, count: int) -> Batch:
         steps = range(first_step, first_step + count)
         index = np.stack([row_order(len(x1), batch_size, seed, step) for step in steps])
-        return pair_many(key, np.asarray(steps, np.uint32), *rows_at(index))
+        return pair_many(key, dropout, np.asarray(steps, np.uint32), *rows_at(index))
 
     return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
 
@@ -166,26 +179,44 @@ def _shared(
 
 
 def _compiled(source: Source, coupling: Coupling | None, batch_size: int) -> _Programs:
-    def pair(key: Key[Array, ""], step: Array, rows: Array, row_cond: Any) -> tuple[Pairing, Batch]:
+    def pair(
+        key: Key[Array, ""], dropout: Any, step: Array, rows: Array, row_cond: Any
+    ) -> tuple[Pairing, Batch]:
         key_step = jax.random.fold_in(key, step)
-        keys = jax.vmap(jax.random.split)(_row_keys(key_step, batch_size))
+        keys_of_rows = _row_keys(key_step, batch_size)
+        keys = jax.vmap(jax.random.split)(keys_of_rows)
         x0, source_cond = source(keys[:, 0])
         if coupling is None:
             pairing = permutation_pairing(*flat_ends(x0, rows), jnp.arange(batch_size, dtype=jnp.int32))
-            return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond)
-        # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
-        key_coupling = jax.random.fold_in(key_step, 2**32 - 1)
-        pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
-        x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
+        else:
+            # A coupling has one key a batch, apart from those of the rows, whose numbers are smaller.
+            key_coupling = jax.random.fold_in(key_step, 2**32 - 1)
+            pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
+            x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
+        if dropout is not None:
+            row_cond = _dropped(keys_of_rows, dropout, row_cond)
         return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond, pairing.weight)
 
-    def pair_many(key: Key[Array, ""], *steps: Any) -> Batch:
+    def pair_many(key: Key[Array, ""], dropout: Any, *steps: Any) -> Batch:
         if coupling is None:
-            return jax.vmap(lambda *step: pair(key, *step)[1])(*steps)
+            return jax.vmap(lambda *step: pair(key, dropout, *step)[1])(*steps)
         # One after another: side by side, all of them would iterate as long as the slowest coupling.
-        return jax.lax.map(lambda step: pair(key, *step)[1], steps)
+        return jax.lax.map(lambda step: pair(key, dropout, *step)[1], steps)
 
     return jax.jit(pair), jax.jit(pair_many)
+
+
+def _dropped(keys_of_rows: Key[Array, "rows"], dropout: tuple[Array, Any], cond: Any) -> Any:
+    """Conditions, some of them replaced by the null condition."""
+    probability, null_row = dropout
+    # fold_in(key, i) is the i-th key of a split, and a row's key is split in two: 0 and 1 are taken.
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys_of_rows)
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
+
+    def replace(null: Array, rows: Array) -> Array:
+        return jnp.where(drop.reshape(drop.shape + (1,) * null.ndim), null, rows)
+
+    return jax.tree.map(replace, null_row, cond)
 
 
 def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
@@ -291,6 +322,21 @@ def _check_labels(cond: Any, num_classes: int) -> None:
             f"{len(bad)} of {len(labels)} labels are out of range: rows {bad[:5].tolist()} hold "
             f"{labels[bad[:5]].tolist()}, allowed are 0 to {num_classes - 1}"
         )
+
+
+def _checked_dropout(probability: float, null_cond: Any, cond: Any) -> tuple[np.ndarray, Any] | None:
+    """``(probability, null row)``, or None where nothing is dropped."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"cond_dropout is a probability in [0, 1], got {probability}")
+    if (probability > 0) != (null_cond is not None):
+        raise ValueError(
+            f"cond_dropout and null_cond belong together, got cond_dropout={probability} and null_cond={null_cond}"
+        )
+    if null_cond is None:
+        return None
+    if cond is None:
+        raise ValueError(f"cond_dropout={probability} needs conditions to drop, and cond is None")
+    return np.asarray(probability, np.float32), null_like(null_cond, cond)
 
 
 def _check_source(source: Source, event_shape: tuple[int, ...]) -> None:

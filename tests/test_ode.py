@@ -83,7 +83,10 @@ def test_euler_is_the_loop_written_by_hand(dtype, tolerance, x64):
         (diffrax.Euler(), 1, 4),
         (diffrax.Midpoint(), 2, 8),
         (diffrax.Heun(), 2, 8),
+        (diffrax.Ralston(), 2, 8),
+        (diffrax.Bosh3(), 3, 13),
         (diffrax.Tsit5(), 5, 25),
+        (diffrax.Dopri5(), 5, 25),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -185,27 +188,114 @@ def test_adaptive_trajectories_end_by_repeating_the_end_and_failures_are_reporte
     assert stiff.result == diffrax.RESULTS.max_steps_reached
 
 
-def test_vmap_gives_every_row_its_own_steps():
-    drift = from_function(lambda t, x, cond: cond[:, None] * x)
-    x0, rates = jnp.ones((3, 2)), jnp.array([0.1, 5.0, -1.0])
+def test_steps_by_row_are_those_of_a_row_alone_whatever_its_batch_mates():
+    drift = from_function(lambda t, x, cond: cond[:, None] * jnp.cos(3 * x))
+    x0, rates = jnp.array([[0.1, 0.5], [-0.3, 0.2], [1.0, 2.0]]), jnp.array([0.1, 5.0, -1.0])
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def sample(x0, rates, by_row):
-        def solve(x0, rates):
-            controller = diffrax.PIDController(rtol=1e-4, atol=1e-4)
-            return sample_ode(
-                drift, None, x0, cond=rates, solver=diffrax.Tsit5(), stepsize_controller=controller
-            )
-
-        return jax.vmap(solve)(x0[:, None], rates[:, None]) if by_row else solve(x0, rates)
+    @functools.partial(jax.jit, static_argnames="steps_by_row")
+    def sample(x0, rates, steps_by_row):
+        return sample_ode(
+            drift,
+            None,
+            x0,
+            cond=rates,
+            solver=diffrax.Tsit5(),
+            stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-4),
+            steps_by_row=steps_by_row,
+            save_steps=True,
+            max_steps=60,
+        )
 
     by_row = sample(x0, rates, True)
-    np.testing.assert_allclose(by_row.x[:, 0], np.exp(rates)[:, None] * x0, rtol=1e-3)
+    assert by_row.succeeded.tolist() == [True] * 3
+    assert by_row.x.shape == (3, 2)
+    assert by_row.trajectory.shape == (61, 3, 2)
+    assert by_row.times.shape == (61, 3)
     assert len(set(by_row.num_evaluations.tolist())) == 3
     for i in range(3):
         alone = sample(x0[i : i + 1], rates[i : i + 1], False)
-        np.testing.assert_allclose(by_row.x[i], alone.x, rtol=1e-5)
+        np.testing.assert_allclose(by_row.x[i], alone.x[0], rtol=1e-5)
+        np.testing.assert_allclose(by_row.times[:, i], alone.times, rtol=1e-4)
+        np.testing.assert_allclose(by_row.trajectory[:, i], alone.trajectory[:, 0], rtol=1e-4, atol=1e-5)
         assert by_row.num_evaluations[i] == alone.num_evaluations
+    # A batch mate that is hopelessly stiff fails alone. Power: steps of the whole batch do feel it.
+    stiff = rates.at[2].set(1e5)
+    spoilt = sample(x0, stiff, True)
+    assert spoilt.succeeded.tolist() == [True, True, False]
+    assert (spoilt.result == diffrax.RESULTS.max_steps_reached).tolist() == [False, False, True]
+    np.testing.assert_array_equal(spoilt.x[:2], by_row.x[:2])
+    np.testing.assert_array_equal(spoilt.num_evaluations[:2], by_row.num_evaluations[:2])
+    together, spoilt = sample(x0, rates, False), sample(x0, stiff, False)
+    assert together.succeeded
+    assert not spoilt.succeeded
+    assert np.abs(spoilt.x[:2] - together.x[:2]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_steps": 4, "save_steps": True},
+        {"stepsize_controller": diffrax.PIDController(rtol=1e-3, atol=1e-3), "steps_by_row": True},
+    ],
+    ids=["equal steps", "steps by row"],
+)
+def test_chunks_give_the_results_of_one_go_from_one_program(options):
+    drift = CountedDrift(lambda params, t, x, cond: params * cond[:, None] * jnp.cos(3 * x))
+    x0 = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    options = {"cond": np.arange(7.0, dtype=np.float32), "solver": diffrax.Heun(), **options}
+    whole, _ = drift.sample(1.0, x0, **options)
+    num_traces = drift.num_traces
+    chunked, num_calls = drift.sample(1.0, x0, chunk_size=3, **options)
+    # Three chunks are traced and compiled as one, the last filled up.
+    assert drift.num_traces <= 2 * num_traces
+    num_evaluations = np.broadcast_to(whole.num_evaluations, 7)
+    if "num_steps" in options:
+        assert num_calls == 3 * 8
+    assert isinstance(chunked.x, np.ndarray)
+    np.testing.assert_allclose(chunked.x, whole.x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(chunked.num_evaluations, num_evaluations)
+    np.testing.assert_array_equal(chunked.succeeded, [True] * 7)
+    assert (chunked.result == diffrax.RESULTS.successful).tolist() == [True] * 7
+    if "save_steps" in options:
+        assert chunked.trajectory.shape == whole.trajectory.shape
+        np.testing.assert_allclose(chunked.trajectory, whole.trajectory, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(chunked.times, whole.times)
+    drift.sample(2.0, x0[:3] + 1, chunk_size=3, **(options | {"cond": np.ones(3, np.float32)}))
+    assert drift.num_traces <= 2 * num_traces
+
+
+def test_chunks_that_adapt_as_a_whole_report_for_each_row_and_jit_has_none(capsys):
+    drift = from_function(lambda t, x, cond: cond[:, None] * x)
+    x0, rates = np.ones((5, 1), np.float32), np.array([0.1, 0.1, 3.0, 3.0, 1e5], np.float32)
+    sample = functools.partial(
+        sample_ode,
+        drift,
+        None,
+        solver=diffrax.Heun(),
+        stepsize_controller=diffrax.PIDController(rtol=1e-3, atol=1e-3),
+        save_steps=True,
+        max_steps=200,
+        chunk_size=2,
+    )
+    found = sample(x0, cond=rates, progress=True)
+    assert "5/5" in capsys.readouterr().err
+    assert found.succeeded.tolist() == [True, True, True, True, False]
+    assert (found.result == diffrax.RESULTS.max_steps_reached).tolist() == [False] * 4 + [True]
+    assert found.times.shape == (201, 5)
+    np.testing.assert_array_equal(found.times[:, 2], found.times[:, 3])
+    assert not np.array_equal(found.times[:, 0], found.times[:, 2])
+    assert found.num_evaluations[0] == found.num_evaluations[1] < found.num_evaluations[2]
+    np.testing.assert_allclose(found.x[:4, 0], np.exp(rates[:4]), rtol=1e-2)
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda rates: sample(x0, cond=rates))(rates)
+    with pytest.raises(ValueError, match=r"each of the 5 samples, got leaves of \[5, 4\] rows"):
+        sample(x0, cond=rates[:4])
+
+
+def test_a_meter_shows_the_flow_time(capsys):
+    sample_ode(from_function(lambda t, x: x), None, jnp.ones((1, 1)), num_steps=3, progress=True)
+    jax.effects_barrier()
+    assert "100.00%" in capsys.readouterr().err
 
 
 def test_equal_steps_on_awkward_intervals_and_on_an_explosion():
@@ -223,10 +313,9 @@ def test_equal_steps_on_awkward_intervals_and_on_an_explosion():
 
 def test_a_time_grid_in_the_precision_of_the_state(x64):
     drift = CountedDrift(lambda params, t, x, cond: (1 + t)[:, None] * x)
-    grid = diffrax.StepTo(jnp.array([0.0, 0.25, 1.0]))
     for dtype, of_state in (("float32", "float32"), ("bfloat16", "float32")):
         sample, num_calls = drift.sample(
-            None, jnp.ones((1, 1), dtype), stepsize_controller=grid, save_steps=True
+            None, jnp.ones((1, 1), dtype), times=[0.0, 0.25, 1.0], save_steps=True
         )
         assert sample.x.dtype == of_state
         np.testing.assert_allclose(sample.trajectory.ravel(), [1, 1.25, 1.25 * (1 + 1.25 * 0.75)], rtol=1e-6)
@@ -240,11 +329,17 @@ def test_mistakes_are_named():
         (jnp.ones((0, 3)), {}, r"not empty, got shape \(0, 3\)"),
         (x0, {"t1": 0.0}, "t0=0.0 and t1=0.0"),
         (x0, {"t1": 1000.0}, "t0=0.0 and t1=1000.0"),
-        (x0, {"num_steps": 0}, "got 0 and 4096"),
-        (x0, {"max_steps": 0}, "got 100 and 0"),
+        (x0, {"num_steps": 0}, "num_steps must be >= 1, got 0"),
+        (x0, {"max_steps": 0}, "max_steps must be >= 1, got 0"),
         (x0, adaptive, r"Euler does not give.*HalfSolver\(diffrax.Euler\(\)\)"),
         (x0, {"solver": diffrax.Kvaerno3(), **adaptive}, "got Kvaerno3"),
         (x0, {"solver": diffrax.ReversibleHeun()}, "got ReversibleHeun"),
+        (x0, {"times": [0.0, 1.0], "num_steps": 4}, "t0=None, t1=None and num_steps=4 besides"),
+        (x0, {"times": [0.0, 1.0], "solver": diffrax.Tsit5(), **adaptive}, "PIDController adapts"),
+        (x0, {"stepsize_controller": diffrax.StepTo(jnp.array([0.0, 1.0]))}, "adaptive, got StepTo"),
+        (x0, {"steps_by_row": True}, "needs an adaptive"),
+        (x0, {"chunk_size": 0}, "chunk_size must be >= 1, got 0"),
+        (x0, {"save_at": [0.5, np.nan]}, "from nan to nan"),
         (x0, {"save_at": []}, r"non-empty.*shape \(0,\)"),
         (x0, {"save_at": [0.5, 1.5]}, "from 0.5 to 1.5"),
         (x0, {"save_at": [0.5, 0.25]}, r"towards t1=1.0, got \[0.5, 0.25\]"),

@@ -138,6 +138,54 @@ def test_a_coupling_moves_x0_and_its_condition_and_leaves_x1_in_place():
     assert cost(batch) < cost(independent)
 
 
+def test_dropped_conditions_are_null_at_the_given_rate_and_all_else_stays():
+    x1 = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    cond = {"label": np.arange(50), "style": np.tile(np.arange(50.0, dtype=np.float32)[:, None], (1, 3))}
+    null = {"label": -1, "style": np.full(3, 0.5)}
+    options = {"batch_size": 4000, "seed": 1, "cond": cond}
+    plain = batches(x1, **options).batch(3)
+    stream = batches(x1, **options, cond_dropout=0.1, null_cond=null)
+    batch = stream.batch(3)
+    dropped = np.asarray(batch.cond["label"]) == -1
+    kept = ~dropped
+    np.testing.assert_array_equal(batch.cond["style"][dropped], 0.5)  # whole rows
+    np.testing.assert_array_equal(batch.cond["label"][kept], plain.cond["label"][kept])
+    np.testing.assert_array_equal(batch.cond["style"][kept], plain.cond["style"][kept])
+    assert batch.cond["label"].dtype == plain.cond["label"].dtype
+    np.testing.assert_array_equal(batch.x0, plain.x0)
+    np.testing.assert_array_equal(batch.x1, plain.x1)
+    np.testing.assert_array_equal(jax.random.key_data(batch.key), jax.random.key_data(plain.key))
+
+    def z_score(probability):
+        return abs(dropped.mean() - probability) / np.sqrt(probability * (1 - probability) / 4000)
+
+    assert z_score(0.1) < 4
+    assert z_score(0.15) > 5  # power
+    # Independent of data and noise, new at every step, and of the row alone.
+    assert abs(np.corrcoef(dropped, np.asarray(batch.x0[:, 0]))[0, 1]) < 4 / np.sqrt(4000)
+    many = stream.many(2, 2)
+    np.testing.assert_array_equal(many.cond["label"][1], batch.cond["label"])
+    assert not np.array_equal(np.asarray(many.cond["label"][0]) == -1, dropped)
+    few = batches(x1, **(options | {"batch_size": 100}), cond_dropout=0.1, null_cond=null).batch(3)
+    np.testing.assert_array_equal(np.asarray(few.cond["label"]) == -1, dropped[:100])
+
+
+def test_a_coupling_sees_the_conditions_that_are_dropped_afterwards():
+    seen = []
+
+    def coupling(key, x0, x1, cond=None, source_cond=None):
+        jax.debug.callback(lambda cond: seen.append(np.asarray(cond)), cond)
+        return gft.couplings.independent()(key, x0, x1)
+
+    x1 = np.zeros((6, 1), np.float32)
+    stream = batches(
+        x1, batch_size=6, seed=0, coupling=coupling, cond=np.arange(6), cond_dropout=1.0, null_cond=6
+    )
+    np.testing.assert_array_equal(stream.batch(0).cond, [6] * 6)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(np.sort(seen[0]), np.arange(6))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -153,6 +201,12 @@ def test_a_coupling_moves_x0_and_its_condition_and_leaves_x1_in_place():
         ({"cond": np.array([0, -1, 2, 1]), "num_classes": 3}, r"rows \[1\] hold \[-1\]"),
         ({"cond": np.zeros((4, 2), np.float32), "num_classes": 3}, "integer labels.*float32"),
         ({"num_classes": 3}, "no cond"),
+        ({"cond": np.arange(4), "cond_dropout": 1.1, "null_cond": 4}, r"probability in \[0, 1\], got 1.1"),
+        ({"cond": np.arange(4), "cond_dropout": 0.1}, "cond_dropout=0.1 and null_cond=None"),
+        ({"cond": np.arange(4), "null_cond": 4}, "cond_dropout=0.0 and null_cond=4"),
+        ({"cond_dropout": 0.1, "null_cond": 4}, "needs conditions to drop"),
+        ({"cond": np.arange(4), "cond_dropout": 0.1, "null_cond": [4]}, "like one row of cond"),
+        ({"cond": np.arange(4), "cond_dropout": 0.1, "null_cond": np.array([4])}, r"\(\), got shape \(1,\)"),
         ({"source": rows_of(np.zeros((5, 2), np.float32))}, r"\(2,\).*\(3,\)"),
     ],
 )

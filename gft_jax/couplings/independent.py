@@ -1,5 +1,6 @@
 """The independent coupling: x0 and x1 are paired at random."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Key, Shaped
 from gft_jax.couplings.base import Coupling, Pairing, flat_ends, permutation_pairing
 
 
+@functools.cache  # always the same function, so that others can tell it: `gft_jax.drifts.as_score` takes no other
 def independent() -> Coupling:
     """The product of the two laws, as a uniformly random permutation of the rows of x0.
 

@@ -1,4 +1,8 @@
-"""How much of the pretrained drift is left."""
+"""How much of the pretrained drift is left.
+
+How much of the old *data* is left needs no metric of its own: it is any distance, such as `w2`, between new samples
+and held-out old data.
+"""
 
 from typing import Any
 
@@ -21,6 +25,7 @@ def velocity_distance(
 
     With points of the base model's own sampling paths and the base's velocities there, it measures how much of the
     base is retained: zero for the base itself. Squares are summed over the event and averaged over the points.
+    Bias: over points drawn at random the mean square has none, and its root is low by O(1 / points).
 
     Args:
         drift: the velocity field.

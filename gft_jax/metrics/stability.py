@@ -10,7 +10,8 @@ def spearman(steps: ArrayLike, values: ArrayLike) -> float:
 
     -1 is monotone convergence of a metric that should fall. Ties get the average of their ranks. Without unit,
     unchanged by any increasing transformation of the metric. For a constant curve the correlation is undefined
-    and the result is nan. Short curves scatter: without any trend the standard deviation is ``1 / sqrt(num - 1)``.
+    and the result is nan. Bias: noise in the values pulls it towards 0. Short curves scatter: without any trend the
+    standard deviation is ``1 / sqrt(num - 1)``.
 
     Args:
         steps: training steps ``[num]``, num >= 3, not all equal.

@@ -26,6 +26,8 @@ class PathRows(NamedTuple):
     """Weights of the rows ``[rows]``."""
     cond: Any
     """Conditions of the data end, or None."""
+    score: Array | None = None
+    """Conditional scores ``[rows, *event]``; None on a path without noise of its own."""
 
 
 def squared_norm(x: Float[Array, "rows *event"]) -> Float[Array, "rows"]:
@@ -57,4 +59,4 @@ def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch
     for name, values in (("weighting(t)", factor), ("the batch's weight", weight)):
         if values.shape != t.shape:
             raise ValueError(f"{name} must have one value a row, shape {t.shape}, got shape {values.shape}")
-    return PathRows(t, point.x, point.velocity, factor, weight, batch.cond)
+    return PathRows(t, point.x, point.velocity, factor, weight, batch.cond, point.score)

@@ -13,6 +13,20 @@ def uniform(t: Float[Array, "batch"]) -> Float[Array, "batch"]:
     return jnp.ones_like(t)
 
 
+def bridge(diffusion: float | int) -> Weighting:
+    """``l(t) = g^2 t (1 - t)``, the variance of the noise of `gft_jax.paths.brownian_bridge`: for its score.
+
+    The weighted squared error is that of predicting the noise: of order one at all times, though the score is infinite
+    at both ends.
+
+    Raises:
+        ValueError: for a diffusion that is not positive.
+    """
+    if not diffusion > 0:
+        raise ValueError(f"diffusion is {diffusion}; it must be > 0, the noise level of the bridge")
+    return lambda t: diffusion**2 * t * (1 - t)
+
+
 def girsanov(path: Path, diffusion: Diffusion, *, max_weight: float) -> Weighting:
     """The weight under which the squared velocity error is a relative entropy of path measures.
 

@@ -1,5 +1,18 @@
-"""Samplers: from noise to data, and back."""
+"""Samplers: from noise to data, and back; and the likelihood of data under a flow."""
 
+from gft_jax.sampling import time_grids
+from gft_jax.sampling.likelihood import Hutchinson, Likelihood, bits_per_dimension, log_likelihood
 from gft_jax.sampling.ode import OdeSample, sample_ode
+from gft_jax.sampling.sde import SdeSample, sample_sde
 
-__all__ = ["OdeSample", "sample_ode"]
+__all__ = [
+    "Hutchinson",
+    "Likelihood",
+    "OdeSample",
+    "SdeSample",
+    "bits_per_dimension",
+    "log_likelihood",
+    "sample_ode",
+    "sample_sde",
+    "time_grids",
+]

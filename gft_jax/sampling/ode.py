@@ -1,6 +1,7 @@
 """Sampling by the ordinary differential equation of a drift, from noise to data or back, by Diffrax."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import diffrax
@@ -11,115 +12,32 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gft_jax.drifts import evaluate
+from gft_jax.sampling import time_grids
+from gft_jax.sampling.chunks import in_chunks
+from gft_jax.sampling.steps import CountFreshSteps, GridSteps, evaluations_per_step
 from gft_jax.types import Drift
 
 
 class OdeSample(NamedTuple):
-    """End points of an ODE, and what the way there cost."""
+    """End points of an ODE, and what the way there cost.
+
+    Counts and status are scalars where all rows were integrated together, and ``[batch]`` where they were not: with
+    ``steps_by_row`` one for each row, with ``chunk_size`` those of the row's chunk.
+    """
 
     x: Float[Array, "batch *event"]
     """State at t1; meaningless where ``succeeded`` is False."""
     trajectory: Float[Array, "num_saved batch *event"] | None
     """States along the way, if asked for."""
-    times: Float[Array, "num_saved"] | None
-    """Flow times of the trajectory."""
-    num_evaluations: Int[Array, ""]
+    times: Float[Array, "num_saved *rows"] | None
+    """Flow times of the trajectory; ``[num_saved, batch]`` where rows chose their own steps, or chunks theirs, and
+    every step is saved."""
+    num_evaluations: Int[Array, "*rows"]
     """Number of evaluations of the drift on the whole batch (NFE), rejected steps included."""
-    succeeded: Bool[Array, ""]
+    succeeded: Bool[Array, "*rows"]
     """Whether the solver reached t1 and x is finite."""
     result: diffrax.RESULTS
     """Diffrax's own verdict, e.g. ``diffrax.RESULTS.max_steps_reached``."""
-
-
-class _UniformSteps(diffrax.AbstractStepSizeController):
-    """Exactly num_steps equal steps, whatever rounding does to ``(t1 - t0) / num_steps``."""
-
-    num_steps: int
-
-    def _time(self, step, t0, t1):
-        return jnp.where(
-            step == self.num_steps, t1, t0 + (t1 - t0) * (step / self.num_steps).astype(t0.dtype)
-        )
-
-    def wrap(self, direction):
-        return self
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        step = jnp.asarray(1)
-        return self._time(step, t0, t1), (step, t0, t1)
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        step, start, end = controller_state
-        state = (step + 1, start, end)
-        return True, t1, self._time(step + 1, start, end), False, state, diffrax.RESULTS.successful
-
-
-class _CountFreshSteps(diffrax.AbstractStepSizeController):
-    """Counts, beside the decisions of a controller, the steps that must evaluate their first stage.
-
-    A first-same-as-last solver takes its first stage from the step before, except at the start (until a step
-    has been accepted) and after a jump. Diffrax reports the number of steps, but not of these.
-    """
-
-    controller: diffrax.AbstractStepSizeController
-    initial_steps: int | None
-    """The first step tried is the interval divided by this, so that no evaluation is spent on choosing it."""
-
-    def wrap(self, direction):
-        return _CountFreshSteps(self.controller.wrap(direction), self.initial_steps)
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        first_step = None if self.initial_steps is None else (t1 - t0) / self.initial_steps
-        end, inner = self.controller.init(terms, t0, t1, y0, first_step, args, func, error_order)
-        return end, (inner, jnp.asarray(True), jnp.asarray(0))
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        inner, fresh, num_fresh = controller_state
-        keep, start, end, jump, inner, result = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, inner
-        )
-        state = (inner, jnp.where(keep, jump, fresh), num_fresh + fresh)
-        return keep, start, end, jump, state, result
-
-
-def _evaluations_per_step(solver: diffrax.AbstractSolver) -> tuple[int, int]:
-    """Evaluations in each step, and further ones in a fresh step (see `_CountFreshSteps`)."""
-    if isinstance(solver, diffrax.HalfSolver):
-        # A whole step and a first half from the same state, then a second half that goes on from the first.
-        each, fresh = _evaluations_per_step(solver.solver)
-        return 3 * each, 2 * fresh
-    if isinstance(solver, diffrax.Euler):
-        return 1, 0
-    if isinstance(solver, diffrax.AbstractERK) and isinstance(solver.tableau, diffrax.ButcherTableau):
-        return solver.tableau.num_stages - solver.tableau.fsal, int(solver.tableau.fsal)
-    raise ValueError(
-        f"solver must be diffrax.Euler, an explicit Runge-Kutta method of Diffrax (Heun, Midpoint, Tsit5, ...) or "
-        f"a HalfSolver of one of them, got {type(solver).__name__}: the evaluations of others cannot be counted."
-    )
-
-
-def _as_data(leaf: Any) -> Any:
-    """Python numbers would be static in Diffrax's own jit, and another value would compile again."""
-    return jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
-
-
-def _velocity(drift: Drift, t: Array, x: Array, args: Any) -> Array:
-    params, cond = args
-    return evaluate(drift, params, t, x, cond).astype(x.dtype)
-
-
-def _saved_times(save_at: Sequence[float] | np.ndarray | Array, t0: float, t1: float) -> np.ndarray:
-    """The times at which a trajectory is wanted, checked."""
-    times = np.asarray(save_at, np.float64)
-    if times.ndim != 1 or times.size == 0:
-        raise ValueError(f"save_at must be a non-empty sequence of times, got shape {times.shape}.")
-    if times.min() < min(t0, t1) or times.max() > max(t0, t1):
-        raise ValueError(
-            f"save_at must lie between t0={t0} and t1={t1}, got times from {times.min()} to {times.max()}."
-        )
-    if np.any(np.diff(times) * (t1 - t0) < 0):
-        raise ValueError(f"save_at must run from t0={t0} towards t1={t1}, got {times.tolist()}.")
-    return times
 
 
 def sample_ode(
@@ -128,22 +46,26 @@ def sample_ode(
     x0: Float[Array | np.ndarray, "batch *event"],
     *,
     cond: Any = None,
-    t0: float = 0.0,
-    t1: float = 1.0,
-    num_steps: int = 100,
+    t0: float | None = None,
+    t1: float | None = None,
+    num_steps: int | None = None,
+    times: Sequence[float] | np.ndarray | Array | None = None,
     solver: diffrax.AbstractSolver = diffrax.Euler(),
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    steps_by_row: bool = False,
     save_at: Sequence[float] | np.ndarray | Array | None = None,
     save_steps: bool = False,
     max_steps: int = 4096,
+    chunk_size: int | None = None,
+    progress: bool = False,
 ) -> OdeSample:
     """Solution at t1 of ``dx/dt = v(t, x)`` with ``x(t0) = x0``: samples from noise, or codes of data backwards.
 
-    Without a controller the solver takes num_steps equal steps. With one, such as
-    ``diffrax.PIDController(rtol=1e-4, atol=1e-4)``, the steps adapt to the *whole batch*: one step size, from
-    the root mean square of the scaled error over all its entries, so a row depends a little on its batch
-    mates. For steps of its own for each row, vmap this function over rows of batch size one; all rows then
-    take as long as the slowest, and the counts are per row. ``diffrax.StepTo(ts)`` gives any fixed time grid.
+    Without a controller the solver takes num_steps equal steps, or those of a grid ``times``. With one, such as
+    ``diffrax.PIDController(rtol=1e-4, atol=1e-4)``, the steps adapt, by default to the *whole batch*: one step size,
+    from the root mean square of the scaled error over all its entries, so a row depends a little on its batch
+    mates. With ``steps_by_row`` every row chooses its own steps and depends on nothing else, as if it were alone;
+    the program then runs as long as the slowest row.
 
     A failed solve never raises: read ``succeeded``; x is meaningless where it is False. The result is
     differentiable in params, x0 and cond in reverse mode, with recursive checkpoints; evaluations in the backward
@@ -158,76 +80,140 @@ def sample_ode(
         x0: states at t0, ``[batch, *event]``, not empty. The state keeps this dtype, but half precision is
             integrated (and returned) in float32.
         cond: condition of the rows, a pytree of ``[batch, ...]``, or None.
-        t0: flow time at the start, in [0, 1]. With t0=1 and t1=0, data are encoded into noise.
-        t1: flow time at the end, in [0, 1], different from t0.
-        num_steps: number >= 1 of equal steps. With a controller it sets only the first step that is tried,
-            ``(t1 - t0) / num_steps``.
+        t0: flow time at the start, in [0, 1], by default 0. With t0=1 and t1=0, data are encoded into noise.
+        t1: flow time at the end, in [0, 1], by default 1; different from t0.
+        num_steps: number >= 1 of equal steps, by default 100. With a controller it sets only the first step that
+            is tried, ``(t1 - t0) / num_steps``.
+        times: instead of t0, t1 and num_steps a whole grid ``[num_steps + 1]`` from t0 to t1, strictly monotone in
+            [0, 1]; see `gft_jax.sampling.time_grids`.
         solver: ``diffrax.Euler()``, an explicit Runge-Kutta method of Diffrax, or a HalfSolver of one.
-        stepsize_controller: None for equal steps.
+        stepsize_controller: an adaptive controller of Diffrax, or None for the steps given.
+        steps_by_row: whether an adaptive controller looks at each row alone.
         save_at: times of the trajectory between t0 and t1, in the order of integration, known at trace time.
             Between steps the solver interpolates: linearly for Euler, Midpoint, Heun and Ralston, to fourth
             order for Tsit5 and Dopri5.
-        save_steps: whether the trajectory is x0 and the state after every step: ``num_steps + 1`` states, one
-            for each time of a StepTo, or ``max_steps + 1`` with another controller, the unused ones at the end
-            repeating x and t1 (so set max_steps with memory in mind).
+        save_steps: whether the trajectory is x0 and the state after every step: one state for each time of the
+            grid, or ``max_steps + 1`` with a controller, the unused ones at the end repeating x and t1 (so set
+            max_steps with memory in mind).
         max_steps: largest number of steps, rejected ones included, with a controller.
+        chunk_size: for more rows than fit into memory: they are integrated this many at a time, in a loop on the
+            host, and the results are NumPy arrays. A result does not depend on the chunks, unless steps adapt to
+            the whole batch, which then is the chunk (the last one filled up with copies of its last row).
+        progress: whether to show a bar: of flow time, or of rows if in chunks.
 
     Raises:
-        ValueError: if x0 is empty; t0 and t1 are equal or outside [0, 1]; num_steps or max_steps is not
-            positive; the solver cannot be counted, or gives no error estimate where an adaptive controller needs
-            one; save_at is out of range or order, or given together with save_steps; or the drift does not
-            return the shape of x0.
+        ValueError: if x0 is empty; times are out of range, not monotone, or given in two ways; num_steps, max_steps
+            or chunk_size is not positive; the solver cannot be counted, or gives no error estimate where a
+            controller needs one; the controller is not adaptive, or missing where rows should choose their steps;
+            save_at is out of range or order, or given together with save_steps; chunks are asked for under jit; or
+            the drift does not return the shape of x0.
 
     Source: P. Kidger, "On neural differential equations", arXiv:2202.02435 (Diffrax).
     """
     if np.size(x0) == 0:
         raise ValueError(f"x0 must be [batch, *event] and not empty, got shape {np.shape(x0)}.")
-    if not (0 <= t0 <= 1 and 0 <= t1 <= 1) or t0 == t1:
-        raise ValueError(f"t0 and t1 must be different times in [0, 1], got t0={t0} and t1={t1}.")
-    if num_steps < 1 or max_steps < 1:
-        raise ValueError(f"num_steps and max_steps must be >= 1, got {num_steps} and {max_steps}.")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be >= 1, got {max_steps}.")
     if save_at is not None and save_steps:
         raise ValueError("save_at and save_steps are two ways to choose a trajectory; give one of them.")
-    adaptive = isinstance(stepsize_controller, diffrax.AbstractAdaptiveStepSizeController)
-    if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        name = type(solver).__name__
-        raise ValueError(
-            f"An adaptive controller needs an error estimate, which {name} does not give; use diffrax.Tsit5() or "
-            f"diffrax.HalfSolver(diffrax.{name}())."
-        )
-    each, if_fresh = _evaluations_per_step(solver)
-
-    x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))
-    initial_steps = num_steps
-    if stepsize_controller is None or isinstance(stepsize_controller, diffrax.ConstantStepSize):
-        controller, max_steps = _UniformSteps(num_steps), num_steps
+    dtype = jnp.promote_types(jnp.result_type(x0), jnp.float32)
+    grid = time_grids.resolve(times, t0, t1, num_steps, dtype)
+    _check_controller(solver, stepsize_controller, times, steps_by_row)
+    if stepsize_controller is None:
+        controller, max_steps = GridSteps(jnp.asarray(grid)), len(grid) - 1
     else:
         # Times in another precision than the state would change its dtype.
         controller = jax.tree.map(
-            lambda leaf: leaf.astype(x0.dtype) if eqx.is_inexact_array(leaf) else leaf, stepsize_controller
+            lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, stepsize_controller
         )
-        if isinstance(controller, diffrax.StepTo):
-            initial_steps, max_steps = None, len(controller.ts) - 1
+    solve = functools.partial(
+        _solve,
+        drift,
+        solver=solver,
+        controller=CountFreshSteps(controller, len(grid) - 1),
+        interval=grid[[0, -1]],
+        save_at=None if save_at is None else _saved_times(save_at, grid),
+        save_steps=save_steps,
+        max_steps=max_steps,
+        progress_meter=diffrax.TqdmProgressMeter()
+        if progress and chunk_size is None
+        else diffrax.NoProgressMeter(),
+    )
+    data = jax.tree.map(_as_data, params)
 
+    def integrate(rows: tuple[Any, Any]) -> OdeSample:
+        x, row_cond = jnp.asarray(rows[0], dtype), jax.tree.map(_as_data, rows[1])
+        return _solve_by_row(solve, data, x, row_cond) if steps_by_row else solve(data, x, row_cond)
+
+    # Chunks whose steps adapt to them save different times: one column for each row, to be joined like states.
+    own_times = save_steps and stepsize_controller is not None
+    if chunk_size is None:
+        sample = integrate((x0, cond))
+    else:
+
+        def integrate_chunk(rows: tuple[Any, Any]) -> OdeSample:
+            piece = integrate(rows)
+            if piece.times is None or piece.times.ndim == 2:
+                return piece
+            columns = jnp.broadcast_to(piece.times[:, None], (len(piece.times), len(piece.x)))
+            return piece._replace(times=columns)
+
+        sample = in_chunks(integrate_chunk, (x0, cond), chunk_size, _ROW_AXES, progress)
+    if sample.times is not None and sample.times.ndim == 2 and not own_times:
+        return sample._replace(times=sample.times[:, 0])
+    return sample
+
+
+_ROW_AXES = OdeSample(x=0, trajectory=1, times=1, num_evaluations=0, succeeded=0, result=0)  # pyright: ignore
+"""Which axis of each field runs over the rows."""
+
+
+def _solve_by_row(solve: Callable[..., OdeSample], params: Any, x0: Array, cond: Any) -> OdeSample:
+    """Each row as a batch of its own."""
+
+    def solve_row(x0: Array, cond: Any) -> OdeSample:
+        sample = solve(params, *jax.tree.map(lambda leaf: leaf[None], (x0, cond)))
+        trajectory = None if sample.trajectory is None else sample.trajectory[:, 0]
+        return sample._replace(x=sample.x[0], trajectory=trajectory)
+
+    return jax.vmap(solve_row, out_axes=_ROW_AXES)(x0, cond)
+
+
+def _solve(
+    drift: Drift,
+    params: Any,
+    x0: Array,
+    cond: Any,
+    *,
+    solver: diffrax.AbstractSolver,
+    controller: CountFreshSteps,
+    interval: np.ndarray,
+    save_at: np.ndarray | None,
+    save_steps: bool,
+    max_steps: int,
+    progress_meter: diffrax.AbstractProgressMeter,
+) -> OdeSample:
+    """All rows together."""
+    t0, t1 = jnp.asarray(interval)
     saved = [diffrax.SubSaveAt(t1=True)]
     if save_steps:
         saved.append(diffrax.SubSaveAt(t0=True, steps=1))
     elif save_at is not None:
-        saved.append(diffrax.SubSaveAt(ts=jnp.asarray(_saved_times(save_at, t0, t1), x0.dtype)))
-
+        saved.append(diffrax.SubSaveAt(ts=jnp.asarray(save_at)))
     solution = diffrax.diffeqsolve(
         # A Partial, unlike a closure, is equal to the one of the last call: no new compilation.
         diffrax.ODETerm(jax.tree_util.Partial(_velocity, drift)),
         solver,
-        jnp.asarray(t0, x0.dtype),
-        jnp.asarray(t1, x0.dtype),
+        t0,
+        t1,
         None,
         x0,
-        args=jax.tree.map(_as_data, (params, cond)),
+        args=(params, cond),
         saveat=diffrax.SaveAt(subs=saved, controller_state=True),
-        stepsize_controller=_CountFreshSteps(controller, initial_steps),
+        stepsize_controller=controller,
         max_steps=max_steps,
         throw=False,
+        progress_meter=progress_meter,
     )
     states: Any = solution.ys
     state_times: Any = solution.ts
@@ -238,6 +224,7 @@ def sample_ode(
         unused = jnp.isinf(state_times[1])
         trajectory = jnp.where(unused.reshape(unused.shape + (1,) * x.ndim), x, states[1])
         times = jnp.where(unused, t1, state_times[1])
+    each, if_fresh = evaluations_per_step(solver)
     _, _, num_fresh = controller_state
     num_evaluations = each * solution.stats["num_steps"] + if_fresh * num_fresh
     return OdeSample(
@@ -248,3 +235,59 @@ def sample_ode(
         succeeded=(solution.result == diffrax.RESULTS.successful) & jnp.isfinite(x).all(),
         result=solution.result,
     )
+
+
+def _velocity(drift: Drift, t: Array, x: Array, args: Any) -> Array:
+    params, cond = args
+    return evaluate(drift, params, t, x, cond).astype(x.dtype)
+
+
+def _as_data(leaf: Any) -> Any:
+    """Python numbers would be static in Diffrax's own jit, and another value would compile again."""
+    return jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
+
+
+def _saved_times(save_at: Sequence[float] | np.ndarray | Array, grid: np.ndarray) -> np.ndarray:
+    """The times at which a trajectory is wanted, checked, in the dtype of the grid."""
+    times = np.asarray(save_at, grid.dtype)
+    t0, t1 = grid[0], grid[-1]
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"save_at must be a non-empty sequence of times, got shape {times.shape}.")
+    if not (times.min() >= min(t0, t1) and times.max() <= max(t0, t1)):
+        raise ValueError(
+            f"save_at must lie between t0={t0} and t1={t1}, got times from {times.min()} to {times.max()}."
+        )
+    if np.any(np.diff(times) * (t1 - t0) < 0):
+        raise ValueError(f"save_at must run from t0={t0} towards t1={t1}, got {times.tolist()}.")
+    return times
+
+
+def _check_controller(
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractStepSizeController | None,
+    times: Any,
+    steps_by_row: bool,
+) -> None:
+    evaluations_per_step(solver)
+    if controller is None:
+        if steps_by_row:
+            raise ValueError(
+                "steps_by_row needs an adaptive stepsize_controller, such as diffrax.PIDController; without one "
+                "all rows take the same steps."
+            )
+        return
+    name = type(solver).__name__
+    if not isinstance(controller, diffrax.AbstractAdaptiveStepSizeController):
+        raise ValueError(
+            f"stepsize_controller must be adaptive, got {type(controller).__name__}: for fixed steps leave it out "
+            "and give num_steps or times."
+        )
+    if times is not None:
+        raise ValueError(
+            f"times fixes the steps and {type(controller).__name__} adapts them: give one of them."
+        )
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"An adaptive controller needs an error estimate, which {name} does not give; use diffrax.Tsit5() or "
+            f"diffrax.HalfSolver(diffrax.{name}())."
+        )

@@ -1,58 +1,21 @@
-"""Drifts: how they are called, made from the models of other libraries, and blended.
+"""Drifts from the models of Flax (linen or nnx), of Equinox, and from plain functions.
 
-A drift is a pure function ``drift(params, t, x, cond=None)``; see `gft_jax.types.Drift`. The adapters give a
-model of Flax (linen or nnx), of Equinox or a plain function that form. Without a condition a model is called
-as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as ``(t, x, cond)``, and a model that takes
-two arguments alone then raises an error rather than ignoring the condition.
+Without a condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as
+``(t, x, cond)``, and a model that takes two arguments alone then raises an error rather than ignoring the
+condition.
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from flax import linen, nnx
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from gft_jax.types import Drift
-
-
-def evaluate(
-    drift: Drift, params: Any, t: ArrayLike, x: Float[Array, "batch *event"], cond: Any = None
-) -> Float[Array, "batch *event"]:
-    """Velocity ``[batch, *event]`` of a drift: the one place where objectives and samplers call a drift.
-
-    The drift receives t as ``[batch]`` in the precision of x, but at least float32 (in bfloat16 a hundred steps
-    would not be equal). The velocity has the wider of the dtypes of x and of the drift's output:
-    a bfloat16 network on float32 events gives float32, a float32 network on bfloat16 events too.
-
-    Args:
-        drift: the velocity field.
-        params: its parameters.
-        t: flow time in [0, 1], a scalar or ``[batch]``.
-        x: positions ``[batch, *event]``.
-        cond: condition of the rows, a pytree of ``[batch, ...]``, or None.
-
-    Raises:
-        ValueError: if t is neither a scalar nor ``[batch]``, or the output of the drift is not of the shape of x.
-    """
-    times = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
-    if times.shape not in ((), x.shape[:1]):
-        raise ValueError(
-            f"t must be a scalar or have shape {x.shape[:1]}, one time for each row of x of shape {x.shape}; "
-            f"got shape {times.shape}."
-        )
-    velocity = drift(params, jnp.broadcast_to(times, x.shape[:1]), x, cond)
-    if jnp.shape(velocity) != x.shape:
-        raise ValueError(
-            f"The drift returned shape {jnp.shape(velocity)} for x of shape {x.shape}; a velocity has the shape "
-            "of x."
-        )
-    return jnp.asarray(velocity, jnp.promote_types(x.dtype, velocity.dtype))
 
 
 def _caller(call: Callable[..., Any]) -> Callable[[Callable[..., Any], Any, Any, Any], Any]:
@@ -171,48 +134,5 @@ def from_function(function: Callable[..., Any]) -> Drift:
 
     def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
         return call(function, t, x, cond)
-
-    return drift
-
-
-class BlendParams(NamedTuple):
-    """Parameters of a blended drift. All are data: another target weight needs no compilation."""
-
-    base: Any
-    """Parameters of the base drift."""
-    tuned: Any
-    """Parameters of the fine-tuned drift."""
-    target_weight: ArrayLike
-    """w, a scalar or ``[batch]``: 0 is the base, 1 the fine-tuned drift; outside [0, 1] it extrapolates."""
-
-
-def blend(drift_base: Drift, drift_tuned: Drift | None = None) -> Drift:
-    """Drift over `BlendParams`: ``v = (1 - w) v_base + w v_tuned``, w the target weight.
-
-    A dial between two models at sampling time. With the exact drifts of the base and of the target it is
-    the minimiser of the gradual objective at temperature ``(1 - w) / w``, so its ODE shows the law that the
-    objective leads to. At w = 0 and w = 1 the velocity is that of the one model, bit for bit, even where
-    the other is not finite. Both models are evaluated at every w. The derivative by w is that of the
-    formula inside (0, 1), and zero at exactly 0 and 1.
-
-    Args:
-        drift_base: drift of the base model.
-        drift_tuned: drift of the fine-tuned model; None for the same function as the base.
-    """
-    drift_other = drift_base if drift_tuned is None else drift_tuned
-
-    def drift(params: BlendParams, t: Array, x: Array, cond: Any = None, /) -> Array:
-        base = evaluate(drift_base, params.base, t, x, cond)
-        tuned = evaluate(drift_other, params.tuned, t, x, cond)
-        weight = jnp.asarray(params.target_weight, jnp.result_type(base, tuned))
-        if weight.shape not in ((), x.shape[:1]):
-            raise ValueError(
-                f"target_weight must be a scalar or have shape {x.shape[:1]}, one weight for each row of x of "
-                f"shape {x.shape}; got shape {weight.shape}."
-            )
-        weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
-        between = (1 - weight) * base + weight * tuned
-        # The ends are selected: 0 * inf is not 0.
-        return jnp.where(weight == 0, base, jnp.where(weight == 1, tuned, between))
 
     return drift

@@ -1,0 +1,34 @@
+"""Null conditions: what stands for "no condition" in classifier-free guidance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def null_like(null_cond: Any, cond: Any) -> Any:
+    """The null condition as one row of cond: leaves ``[...]`` in the dtypes of the leaves ``[rows, ...]``.
+
+    Raises:
+        ValueError: if the null condition has another structure than a row of cond, or a leaf of another shape, or
+            one that changes its value in the dtype of cond (such as 0.5 among integer labels).
+    """
+    structures = jax.tree.structure(null_cond), jax.tree.structure(cond)
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"null_cond must be like one row of cond, but the one is {structures[0]} and the other {structures[1]}."
+        )
+
+    def as_row(path: Any, null: Any, rows: Any) -> jax.Array:
+        name = f"null_cond{jax.tree_util.keystr(path)}"
+        if np.shape(null) != np.shape(rows)[1:]:
+            raise ValueError(
+                f"{name} must be like one row of cond, shape {np.shape(rows)[1:]}, got shape {np.shape(null)}."
+            )
+        row = np.asarray(null).astype(rows.dtype)
+        if not jnp.issubdtype(rows.dtype, jnp.inexact) and not np.array_equal(row, null):
+            raise ValueError(f"{name} is {null}, which {rows.dtype}, the dtype of cond, cannot hold.")
+        return jnp.asarray(row)
+
+    return jax.tree_util.tree_map_with_path(as_row, null_cond, cond)

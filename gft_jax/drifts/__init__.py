@@ -1,0 +1,26 @@
+"""Drifts: how they are called, made from the models of other libraries, guided, and turned into those of an SDE.
+
+A drift is a pure function ``drift(params, t, x, cond=None)``; see `gft_jax.types.Drift`. ``from_linen``,
+``from_nnx``, ``from_equinox`` and ``from_function`` give a model that form. ``blend`` and ``guide`` make one drift
+of two evaluations: base and fine-tuned, unconditional and conditional. ``as_score`` and ``as_sde_drift`` lead from
+a velocity to the drift of a stochastic process.
+"""
+
+from gft_jax.drifts.adapters import from_equinox, from_function, from_linen, from_nnx
+from gft_jax.drifts.base import evaluate
+from gft_jax.drifts.guidance import BlendParams, GuidanceParams, blend, guide
+from gft_jax.drifts.stochastic import as_score, as_sde_drift
+
+__all__ = [
+    "BlendParams",
+    "GuidanceParams",
+    "as_score",
+    "as_sde_drift",
+    "blend",
+    "evaluate",
+    "from_equinox",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "guide",
+]

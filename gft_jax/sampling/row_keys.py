@@ -1,0 +1,22 @@
+"""A key for each row, so that its noise depends on neither its batch mates nor chunks nor devices."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+
+def row_keys(key: Key[Array, "*rows"], num_rows: int) -> Key[Array, "rows"]:
+    """The keys given, one a row, or ``fold_in(key, i)`` of a single key for row i.
+
+    Raises:
+        ValueError: for a key that is not typed, or keys that are neither one nor one a row.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"key must be typed, from jax.random.key, got an array of dtype {key.dtype}.")
+    if key.shape == ():
+        return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(num_rows))
+    if key.shape != (num_rows,):
+        raise ValueError(
+            f"key must be one key, or one for each of the {num_rows} rows, got shape {key.shape}."
+        )
+    return key
