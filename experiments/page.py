@@ -40,6 +40,7 @@ def render(
     methods: Sequence[str],
     images: Mapping[str, bytes],
     absent: Sequence[str],
+    cards: str = "",
 ) -> str:
     """The page as HTML that refers to nothing outside itself.
 
@@ -49,6 +50,7 @@ def render(
         methods: methods of the run; their order gives the colours.
         images: PNG and GIF files by their names; any of those that have a caption may be missing.
         absent: what the run lacks, a sentence each.
+        cards: the section of the report cards, as HTML.
     """
     experiment, shift = config.get("experiment", "run"), setting(config, "shift")
     if setting(config, "source"):
@@ -76,7 +78,7 @@ def render(
 {_table(table, methods)}
 {_meanings()}
 </section>
-<section>
+{cards}<section>
 <h2>Figures</h2>
 {"".join(_figure(name, images[name]) for name in CAPTIONS if name in images)}
 </section>
