@@ -43,6 +43,7 @@ def render(
     methods: Sequence[str],
     images: Mapping[str, bytes],
     absent: Sequence[str],
+    cards: str = "",
 ) -> str:
     """The page as HTML that refers to nothing outside itself.
 
@@ -52,6 +53,7 @@ def render(
         methods: methods of the run; their order gives the colours.
         images: PNG and GIF files by their names; any of those that have a caption may be missing.
         absent: what the run lacks, a sentence each.
+        cards: the section of the report cards, as HTML.
     """
     experiment, shift = config.get("experiment", "run"), setting(config, "shift")
     if setting(config, "source"):
@@ -79,7 +81,7 @@ def render(
 {_table(table, methods)}
 {_meanings()}
 </section>
-<section>
+{cards}<section>
 <h2>Figures</h2>
 {"".join(_figure(name, images[name]) for name in CAPTIONS if name in images)}
 </section>

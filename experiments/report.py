@@ -2,8 +2,8 @@
 
     python -m experiments.report RUN
 
-reads ``config.json``, ``metrics.jsonl``, ``samples.npz`` and, of a run in the plane, ``snapshots/`` and
-``trajectories.npz``; writes ``report.html``, the figures as PNG or GIF,
+reads ``config.json``, ``metrics.jsonl``, ``samples.npz``, the report cards in ``cards/`` if there are any and, of a run
+in the plane, ``snapshots/`` and ``trajectories.npz``; writes ``report.html``, the figures as PNG or GIF,
 ``summary.json`` and ``summary.csv`` next to them. What an interrupted run lacks, the report names.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
+from experiments.card_page import card_section
+from experiments.cards import read_cards
 from experiments.files import read_arrays, read_json, write_atomically
 from experiments.page import listing, render, setting
 from experiments.planar import is_planar, read_motion
@@ -70,7 +72,7 @@ def write_report(folder: str | Path) -> Path:
     if any(is_planar(array.shape[1:]) for array in samples.values()):
         absent += motion.absences(methods)
     page = folder / "report.html"
-    write_atomically(page, render(config, table, methods, images, absent))
+    write_atomically(page, render(config, table, methods, images, absent, card_section(read_cards(folder))))
     return page
 
 

@@ -1,4 +1,4 @@
-"""The programs: a tiny run of the digits experiment, its resume, what it refuses, and samples from it."""
+"""The programs: a tiny run of the digits experiment, its resume, what it refuses, samples from it, and its cards."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gft_jax as gft
-from experiments import loop, methods, sample, train, workbench
+from experiments import evaluate, loop, methods, sample, train, workbench
 from experiments.configs.digits import Digits
 from experiments.data.digits import shifted_digits
 from experiments.run_folder import open_run
@@ -21,6 +21,9 @@ from experiments.run_folder import open_run
 TINY = shlex.split(
     "--steps 6 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --num-target 16 "
     "--sampling-steps 2 --learning-rate 1e-3"
+)
+SMALL_CARD = shlex.split(
+    "--num-samples 12 --num-steps 3 --nfe-solvers euler --nfe-steps 1 --num-halves 2 --method plain"
 )
 
 
@@ -366,6 +369,63 @@ def test_a_folder_with_another_run_is_refused_with_the_fields_that_differ(inside
 def test_sampling_refuses_what_is_not_there(inside, monkeypatch, capsys, arguments, message):
     assert call(monkeypatch, sample, inside / arguments[0], *arguments[1:]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_finished_run_is_evaluated_and_its_report_shows_the_card(inside, monkeypatch, capsys):
+    given = {}
+    report_card = gft.evaluation.report_card
+
+    def watched(*args, **options):
+        given.update(options, arguments=args)
+        return report_card(*args, **options)
+
+    monkeypatch.setattr(gft.evaluation, "report_card", watched)
+    run = inside / "001"
+    assert call(monkeypatch, evaluate, run, *SMALL_CARD) == 0
+    folder, printed = run / "cards" / "plain-seed0", capsys.readouterr().out
+    assert (folder / "card.md").read_text() in printed
+    assert str(folder / "card.md") in printed
+    card = json.loads((folder / "card.json").read_text())
+    numbers = {measure["name"]: measure for measure in card["measures"]}
+    assert {"w2", "one_step_w2", "coverage", "path_kl", "w2_to_old_data", "w2_to_training_data"} < set(
+        numbers
+    )
+    assert (card["method"], card["num_samples"], card["num_steps"]) == ("plain", 12, 3)
+    assert numbers["velocity_distance"]["value"] > 0
+    page = (run / "report.html").read_text()
+    assert "plain-seed0" in page
+    assert (folder / "card.png").is_file()
+    data, plain = shifted_digits("unseen-classes", 16), gft.load(run, "plain")
+    _, params, base_params, held_out = given["arguments"]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, plain.params)))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, base_params, plain.base_params)))
+    for ours, theirs in (
+        (held_out, data.held_out),
+        (given["fresh"], data.fresh),
+        (given["old_data"], data.base),
+        (given["training_data"], data.target),
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert given["coupling"] is gft.couplings.independent()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["001", "--method", "magic"], "no finished parameters magic-seed0; there are: base, from-scratch"),
+        (["nowhere"], "is not the folder of a run"),
+        (["001", "--num-samples", "385"], "num_samples is 385; with 384 held-out samples"),
+        (["001", "--num-halves", "1"], "num_halves >= 2"),
+        (["001", "--nfe-steps", "0"], "num_steps must be >= 1, got 0"),
+        (["001", "--method", "base", "--averaged"], "the base has neither"),
+    ],
+)
+def test_evaluation_refuses_bad_input_and_leaves_no_card(inside, monkeypatch, capsys, arguments, message):
+    out = inside / arguments[0] / "cards"
+    before = sorted(out.rglob("*"))
+    assert call(monkeypatch, evaluate, inside / arguments[0], *arguments[1:]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(out.rglob("*")) == before
 
 
 @pytest.mark.parametrize("shift", ["unseen-classes", "rotation", "inversion"])

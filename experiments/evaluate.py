@@ -1,0 +1,152 @@
+"""Report cards of a finished run: quality, efficiency, diversity and retention of its methods on held-out data.
+
+python -m experiments.evaluate runs/digits/001 --method plain
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+
+import gft_jax as gft
+from experiments.card_figures import card_figure
+from experiments.cards import write_card
+from experiments.configs.settings import Controls, Settings
+from experiments.data.shifted import ShiftedData
+from experiments.files import read_json
+from experiments.methods import COUPLINGS, PATHS
+from experiments.report import write_report
+from experiments.sample import SOLVERS
+from experiments.train import EXPERIMENTS
+from gft_jax.evaluation import ReportCard
+from gft_jax.loading import Loaded, params_folder
+
+SolverName = Literal["euler", "midpoint", "heun", "tsit5"]
+OLD_DATA = "the old data are those that the base was trained on, not held-out ones"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge the methods of a finished run; writes RUN/cards/METHOD/card.json, card.md and card.png, and makes the
+    run's report again with the cards in it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    method: str | None = None
+    """One of the run's methods, or base; default all of its methods."""
+    seed: int | None = None
+    """One of the run's seeds; default its first."""
+    averaged: bool = False
+    """Judge the averaged parameters instead of the raw ones."""
+    num_samples: int | None = None
+    """Number of samples, at least 12; default as many as are held out."""
+    solver: SolverName = "euler"
+    """Solver of samples and paths."""
+    num_steps: int | None = None
+    """Its equal steps; default those of the run's own evaluations."""
+    nfe_solvers: tuple[SolverName, ...] = ("euler", "midpoint")
+    """Solvers of the curve of quality against evaluations."""
+    nfe_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Its numbers of steps."""
+    num_halves: int = 100
+    """Halves of the samples behind each interval, at least 2."""
+    noise_seed: int = 0
+    """Seed of noise, rows, halves and splits."""
+
+
+def main() -> int:
+    """Makes the cards; returns the exit status."""
+    config = tyro.cli(Evaluate, prog="python -m experiments.evaluate", description=__doc__)
+    try:
+        for folder, card in evaluate(config):
+            print(gft.evaluation.markdown(card))
+            print(f"card: {folder / 'card.md'}\n", flush=True)
+        if (config.run / "report.html").is_file():
+            print(f"report: {write_report(config.run)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
+    """Makes and writes one card after the other; each with its folder.
+
+    Raises:
+        ValueError: if the run, its settings or the parameters cannot be read, or a number is out of range.
+    """
+    if config.method == "base" and (config.averaged or config.seed is not None):
+        raise ValueError("--seed and --averaged are for fine-tuned methods; the base has neither")
+    first = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
+    settings = recorded_settings(config.run)
+    data = settings.data()
+    names = settings.methods if config.method is None else (config.method,)
+    for name in names:
+        loaded = gft.load(config.run, name, config.seed, averaged=config.averaged)
+        # One drift for all methods: what was compiled for the first serves the others.
+        card = judge(config, settings, data, loaded._replace(drift=first.drift))
+        seed = None if name == "base" else settings.seeds[0] if config.seed is None else config.seed
+        folder = config.run / "cards" / params_folder(config.run, name, seed, config.averaged).name
+        facts = {"method": name, "seed": seed, "averaged": config.averaged, "noise_seed": config.noise_seed}
+        write_card(folder, card, facts, card_figure(card))
+        yield folder, card
+
+
+def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:
+    """The card of one method."""
+    few = len(data.target) < gft.evaluation.LEAST_SAMPLES
+    card = gft.evaluation.report_card(
+        loaded.drift,
+        loaded.params,
+        loaded.base_params,
+        data.held_out,
+        key=jax.random.key(config.noise_seed),
+        fresh=data.fresh,
+        old_data=data.base,
+        training_data=None if few else data.target,
+        num_samples=config.num_samples,
+        solver=SOLVERS[config.solver](),
+        num_steps=settings.sampling_steps if config.num_steps is None else config.num_steps,
+        nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
+        nfe_steps=config.nfe_steps,
+        path=PATHS[settings.path]().path,
+        coupling=COUPLINGS[settings.coupling](),
+        num_halves=config.num_halves,
+    )
+    too_few = (f"no distances to the training data, of which there are {len(data.target)}",) if few else ()
+    return card._replace(notes=(*card.notes, *too_few, OLD_DATA))
+
+
+def recorded_settings(run: Path) -> Settings:
+    """The settings that a run was started with.
+
+    Raises:
+        ValueError: if its config.json names another experiment, or settings that the program does not have.
+    """
+    path = run / "config.json"
+    facts = read_json(path)
+    experiment = EXPERIMENTS.get(facts.get("experiment", ""))
+    if experiment is None:
+        raise ValueError(
+            f"{path} names the experiment {facts.get('experiment')!r}, whose held-out data are not known: there are "
+            f"{', '.join(EXPERIMENTS)}"
+        )
+
+    def as_field(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    try:
+        recorded = {name: as_field(value) for name, value in facts["config"].items()}
+        settings = experiment(**recorded | {"controls": Controls(**recorded["controls"])})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the settings of this version: {error}") from error
+    settings.check()
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""What a report card runs the drift for: paths from noise to samples, and its distance from the base."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from gft_jax.couplings import Coupling
+from gft_jax.diffusions import Diffusion, memoryless
+from gft_jax.drifts import as_score, as_sde_drift, evaluate
+from gft_jax.evaluation.nfe import failure, solve, solver_name
+from gft_jax.metrics import kinetic_energy, path_kl, path_length, straightness, velocity_variance
+from gft_jax.paths import Path
+from gft_jax.sampling import sample_sde, time_grids
+from gft_jax.types import Drift
+
+NUM_TIMES = 20
+"""Flow times, at most, at which student and base are compared."""
+
+
+class Rollout(NamedTuple):
+    """Samples and the paths that led to them, on the host."""
+
+    x: np.ndarray
+    """``[num, *event]``."""
+    trajectory: np.ndarray
+    """``[num_steps + 1, num, *event]``."""
+    times: np.ndarray
+    """``[num_steps + 1]``."""
+    num_evaluations: int
+    path_length: np.ndarray
+    """Of each path ``[num]``, as the next two; see `gft_jax.metrics`."""
+    straightness: np.ndarray
+    kinetic_energy: np.ndarray
+    velocity_variance: np.ndarray
+    """By step ``[num_steps]``."""
+
+
+def roll_out(
+    name: str,
+    drift: Drift,
+    params: Any,
+    x0: Array,
+    cond: Any,
+    solver: diffrax.AbstractSolver,
+    num_steps: int,
+    chunk_size: int | None,
+) -> Rollout:
+    """Samples by the ODE with equal steps.
+
+    Raises:
+        ValueError: if the solve fails, with the number of samples that are not finite.
+    """
+    grid = time_grids.uniform(num_steps)
+    sample = solve(drift, params, x0, cond, grid, solver, chunk_size, save_steps=True)
+    failed = failure(sample)
+    if failed is not None:
+        raise ValueError(
+            f"sampling from {name} by {solver_name(solver)} in {num_steps} steps failed: {failed}. Nothing can be "
+            "measured of them: take more steps, or find out why the drift diverges"
+        )
+    trajectory: Any = sample.trajectory
+    times: Any = sample.times
+    return Rollout(
+        np.asarray(sample.x),
+        np.asarray(trajectory),
+        np.asarray(times),
+        int(np.max(sample.num_evaluations)),
+        *jax.device_get(_geometry(trajectory, times)),
+    )
+
+
+@jax.jit
+def _geometry(trajectory: Any, times: Any) -> tuple[Array, ...]:
+    return (
+        path_length(trajectory),
+        straightness(trajectory, times),
+        kinetic_energy(trajectory, times),
+        velocity_variance(trajectory, times),
+    )
+
+
+def squared_velocity_distances(
+    drift: Drift, params: Any, base_params: Any, rollout: Rollout, cond: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow times ``[num_times]``, and ``|v - v_base|^2`` there ``[num_times, num]``, on the paths of a rollout.
+
+    The times are at most `NUM_TIMES`, evenly spread over those of the grid but the last, where the velocity of some
+    paths is singular.
+    """
+    num_steps = len(rollout.times) - 1
+    index = np.linspace(0, num_steps - 1, min(NUM_TIMES, num_steps)).round().astype(int)
+    squares = _squared_distances(
+        drift, params, base_params, rollout.times[index], rollout.trajectory[index], cond
+    )
+    return rollout.times[index], np.asarray(squares, np.float64)
+
+
+@eqx.filter_jit
+def _squared_distances(
+    drift: Drift, params: Any, base_params: Any, times: Any, points: Any, cond: Any
+) -> Array:
+    def at(time_and_points: tuple[Array, Array]) -> Array:
+        t, x = time_and_points
+        difference = evaluate(drift, params, t, x, cond) - evaluate(drift, base_params, t, x, cond)
+        return jnp.sum((difference**2).reshape(len(x), -1), axis=-1)
+
+    return jax.lax.map(at, (jnp.asarray(times), jnp.asarray(points)))
+
+
+def path_kl_by_row(
+    drift: Drift,
+    params: Any,
+    base_params: Any,
+    x0: Array,
+    key: Key[Array, ""],
+    cond: Any,
+    path: Path,
+    coupling: Coupling | None,
+    diffusion: Diffusion | None,
+    num_steps: int,
+    chunk_size: int | None,
+) -> tuple[np.ndarray, int]:
+    """Share of each path of the student's SDE in its relative entropy to the base's ``[num]``, and the NFE.
+
+    Raises:
+        ValueError: where the score does not follow from the velocity, no step has noise, or the SDE diverges.
+    """
+    score = as_score(drift, path, coupling=coupling)
+    level = memoryless(path) if diffusion is None else diffusion
+    sample = sample_sde(
+        drift,
+        params,
+        x0,
+        key,
+        score=score,
+        diffusion=level,
+        cond=cond,
+        num_steps=num_steps,
+        save_steps=True,
+        chunk_size=chunk_size,
+    )
+    if not np.all(sample.succeeded):
+        num_bad = int(jnp.sum(~jnp.isfinite(sample.x).reshape(len(sample.x), -1).all(axis=1)))
+        raise ValueError(f"the SDE diverged: {num_bad} of {len(sample.x)} samples are not finite")
+    sde_drift = as_sde_drift(drift, score, level)
+    trajectory: Any = sample.trajectory
+    times: Any = sample.times
+    entropies = path_kl(sde_drift, params, sde_drift, base_params, trajectory, times, level, cond)
+    rows = np.asarray(entropies, np.float64)
+    num_bad = int(np.sum(~np.isfinite(rows)))
+    if num_bad:
+        raise ValueError(f"the relative entropy of {num_bad} of {len(rows)} paths is not finite")
+    return rows, int(np.max(sample.num_evaluations))
