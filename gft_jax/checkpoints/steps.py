@@ -119,7 +119,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Newest step that was written in full and is still as it was written, or None.
 
-        A step is read in full for its checksums when it is first looked at.
+        A step that another object wrote is read in full for its checksums when it is first looked at.
         """
         self.wait()
         return max(self._steps(complete=True), default=None)
@@ -227,6 +227,8 @@ class Checkpoints:
         """Called by Orbax in its thread: all files are written, and the step has not got its number yet."""
         for path in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
             write_checksums(path)
+            # Read just now: the next save need not read it again.
+            self._intact.add(int(path.name.partition(".")[0]))
 
     def _empty_trash(self) -> None:
         shutil.rmtree(self._directory / _TRASH, ignore_errors=True)
