@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, Key
 from gft_jax.conditions import null_like
 from gft_jax.couplings import Coupling, Pairing, apply
 from gft_jax.couplings.base import flat_ends, permutation_pairing
+from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
 Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
@@ -81,11 +82,7 @@ def row_order(num_rows: int, batch_size: int, seed: int, step: int) -> Int[np.nd
 
 def row_keys(seed: int, step: Any, num_rows: int) -> Key[Array, "rows"]:
     """One key per row: ``fold_in(fold_in(key(seed), step), row)``; on many devices ``row`` is the global one."""
-    return _row_keys(jax.random.fold_in(jax.random.key(seed), step), num_rows)
-
-
-def _row_keys(key_step: Key[Array, ""], num_rows: int) -> Key[Array, "rows"]:
-    return jax.vmap(lambda row: jax.random.fold_in(key_step, row))(jnp.arange(num_rows))
+    return keys_by_row(jax.random.fold_in(jax.random.key(seed), step), num_rows)
 
 
 def batches(
@@ -183,7 +180,7 @@ def _compiled(source: Source, coupling: Coupling | None, batch_size: int) -> _Pr
         key: Key[Array, ""], dropout: Any, step: Array, rows: Array, row_cond: Any
     ) -> tuple[Pairing, Batch]:
         key_step = jax.random.fold_in(key, step)
-        keys_of_rows = _row_keys(key_step, batch_size)
+        keys_of_rows = keys_by_row(key_step, batch_size)
         keys = jax.vmap(jax.random.split)(keys_of_rows)
         x0, source_cond = source(keys[:, 0])
         if coupling is None:
