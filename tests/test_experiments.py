@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from programs import call
 
 import gft_jax as gft
 from experiments import evaluate, loop, methods, sample, train, workbench
@@ -25,15 +26,6 @@ TINY = shlex.split(
 SMALL_CARD = shlex.split(
     "--num-samples 12 --num-steps 3 --nfe-solvers euler --nfe-steps 1 --num-halves 2 --method plain"
 )
-
-
-def call(monkeypatch, program, *arguments):
-    """Exit status of a program, called as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
-    try:
-        return program.main()
-    except SystemExit as stop:
-        return stop.code
 
 
 def cut(step):

@@ -4,19 +4,18 @@ import csv
 import json
 import re
 import shlex
-import sys
 
 import numpy as np
 import pytest
+from programs import call
 
 from experiments import loop
 from experiments.study import __main__ as study
-from experiments.study import cells, plan
+from experiments.study import cells, plan, report
 from experiments.study.figures import study_figures
 from experiments.study.measures import of_curve, until_weight
 from experiments.study.page import study_page
 from experiments.study.paired import paired_difference
-from experiments.study.report import main as report
 from experiments.study.runs import GroupFacts, StudyRun, differences_as_csv, read_study
 from experiments.study.tables import ranks_by_seed
 from experiments.summary import read_metrics
@@ -25,14 +24,6 @@ TINY = shlex.split(
     "digits --num-seeds 3 --few-seeds 1 --run.steps 4 --run.eval-every 2 --run.base-steps 2 --run.hidden 8 "
     "--run.depth 1 --run.batch-size 8 --run.sampling-steps 2 --run.controls.num-replay 8"
 )
-
-
-def call(monkeypatch, program, *arguments):
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
-    try:
-        return program()
-    except SystemExit as stop:
-        return stop.code
 
 
 # Paired differences
@@ -314,13 +305,13 @@ def test_a_tiny_study_is_interrupted_resumed_and_written_up(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "train", interrupted)
-        assert call(monkeypatch, study.main, *arguments) == 130
+        assert call(monkeypatch, study, *arguments) == 130
     assert [(run.method, run.seed) for run in read_study(out)[1]] == [
         ("plain", 0),
         ("plain", 1),
         ("gradual-linear", 0),
     ]
-    assert call(monkeypatch, study.main, *arguments) == 2
+    assert call(monkeypatch, study, *arguments) == 2
     assert "--resume" in capsys.readouterr().err
 
     def diverging(self, *args):
@@ -330,7 +321,7 @@ def test_a_tiny_study_is_interrupted_resumed_and_written_up(tmp_path, monkeypatc
         return train(self, *args)
 
     monkeypatch.setattr(loop.Loop, "train", diverging)
-    assert call(monkeypatch, study.main, *arguments, "--resume") == 0
+    assert call(monkeypatch, study, *arguments, "--resume") == 0
     with (out / "digits.csv").open() as file:
         table = list(csv.DictReader(file))
     runs = [(row["part"], row["method"], row["seed"], row["diverged"]) for row in table]
@@ -354,7 +345,7 @@ def test_a_tiny_study_is_interrupted_resumed_and_written_up(tmp_path, monkeypatc
     assert (tmp_path / "again" / "digits.md").read_text() == page
     assert (tmp_path / "again" / "digits_rates.png").read_bytes() == (out / "digits_rates.png").read_bytes()
     trained.clear()
-    assert call(monkeypatch, study.main, *arguments, "--resume") == 0
+    assert call(monkeypatch, study, *arguments, "--resume") == 0
     assert trained == []  # neither what has ended nor what diverged is trained again
 
 
@@ -370,7 +361,7 @@ def test_a_tiny_study_is_interrupted_resumed_and_written_up(tmp_path, monkeypatc
 )
 def test_bad_settings_are_refused_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, study.main, "digits", *arguments) == 2
+    assert call(monkeypatch, study, "digits", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -4,12 +4,12 @@ import io
 import itertools
 import shlex
 import shutil
-import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from programs import call
 
 import gft_jax as gft
 from experiments import loop, planar, planar_animation, report, sample, train
@@ -22,15 +22,6 @@ TINY = shlex.split(
     "--num-target 16 --sampling-steps 3 --learning-rate 1e-3"
 )
 STEPS = [0, 2, 4, 6]
-
-
-def call(monkeypatch, program, *arguments):
-    """Exit status of a program, called as from the command line."""
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
-    try:
-        return program.main()
-    except SystemExit as stop:
-        return stop.code
 
 
 def many(law, num=400_000):
