@@ -30,7 +30,7 @@ from experiments.benchmarks.interleaved import (
     rounds_at,
     seconds_per_step,
 )
-from experiments.benchmarks.plain_mlp import PlainMLP, moons
+from experiments.plain_mlp import PlainMLP, moons
 
 BATCH_SIZE = 256
 CHUNK = 50
@@ -68,7 +68,7 @@ def check_same_function(model: Any, module: PlainMLP) -> None:
     if not difference <= 1e-5:
         raise ValueError(
             f"the networks of torchcfm and of the benchmark differ by {difference:.2g} for the same parameters: "
-            "bring PlainMLP in experiments/benchmarks/plain_mlp.py in line with torchcfm.models.MLP"
+            "bring PlainMLP in experiments/plain_mlp.py in line with torchcfm.models.MLP"
         )
 
 

@@ -21,8 +21,8 @@ from experiments.benchmarks.interleaved import (
     rounds_at,
     seconds_per_step,
 )
-from experiments.benchmarks.plain_mlp import PlainMLP, moons
 from experiments.data.digits import shifted_digits
+from experiments.plain_mlp import PlainMLP, moons
 from gft_jax.loading import init_params
 from gft_jax.parallel import Runner
 

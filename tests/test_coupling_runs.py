@@ -1,0 +1,100 @@
+"""The comparison of couplings: its laws, its table, and a tiny one end to end."""
+
+import jax
+import numpy as np
+import pytest
+from programs import call
+from samples import z_score
+
+from experiments.couplings import __main__ as couplings
+from experiments.couplings import flow, page
+from experiments.data.eight_to_moons import eight_gaussians, moons
+
+# Laws
+
+
+def test_eight_gaussians_have_the_moments_of_the_mixture():
+    x, cond = eight_gaussians(jax.random.split(jax.random.key(0), 20_000))
+    x = np.asarray(x, np.float64)
+    assert cond is None
+    octants = np.round(np.arctan2(x[:, 1], x[:, 0]) / (np.pi / 4)).astype(int) % 8
+    angle = octants * (np.pi / 4)
+    from_centre = x - 5 * np.stack(
+        [np.cos(angle), np.sin(angle)], axis=1
+    )  # neighbours are seven deviations apart
+    for axis in from_centre.T:
+        assert abs(z_score(axis, 0.0)) < 4
+        assert abs(z_score(axis**2, 0.1**0.5)) < 4
+        assert abs(z_score(axis**2, 0.1)) > 40  # power: what the name of torchcfm's argument promises
+    shares = np.bincount(octants) / len(x)
+    assert np.abs(shares - 1 / 8).max() < 4 * (1 / 8 * 7 / 8 / len(x)) ** 0.5
+
+
+def test_moons_lie_on_two_half_circles_moved_along_the_diagonal():
+    x = moons(np.random.default_rng(0), 1000).astype(np.float64)
+    assert x.shape == (1000, 2)
+    shift = np.linspace(0.0, 0.6, 601)
+    moved = x[:, None] + 1.0 - shift[:, None]  # undone for every shift that may have been drawn
+    outer = np.abs(np.linalg.norm(moved, axis=-1) - 3.0)
+    inner = np.abs(np.linalg.norm(moved - [3.0, 1.5], axis=-1) - 3.0)
+    nearest = np.minimum(outer.min(axis=1), inner.min(axis=1))
+    assert nearest.max() < 2e-3
+    assert not np.array_equal(np.sort(x[:500, 0]), np.sort(moons(np.random.default_rng(0), 500)[:, 0]))
+
+
+# Table
+
+
+def test_interval_of_the_mean_covers_at_its_level():
+    rng = np.random.default_rng(0)
+    intervals = [page.interval(list(rng.normal(2.0, 0.7, 5))) for _ in range(1000)]
+    covered = np.mean([low <= 2.0 <= high for low, high in intervals])
+    assert covered == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 1000) ** 0.5)
+    assert page.interval([1.0]) is None
+
+
+def test_a_reference_touches_the_interval_the_range_or_nothing():
+    values = [1.0, 1.1, 1.2, 1.1, 1.6]  # interval of the mean: 0.91 to 1.49
+    assert page.agreement(values, (0.5, 0.95)) == "touches the interval of the mean"
+    assert (
+        page.agreement(values, (1.55, 1.8))
+        == "outside the interval of the mean, within the range of the seeds"
+    )
+    assert page.agreement(values, (1.7, 1.8)) == "**outside the range of the seeds**"
+    assert (
+        page.agreement([1.0], (1.0, 2.0)) == "outside the interval of the mean, within the range of the seeds"
+    )
+
+
+# The program
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settings(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(flow, "NUM_POINTS", 40)
+    monkeypatch.setattr(flow, "NUM_DATA", 512)
+    out = tmp_path / "runs"
+    given = ("--seeds", "0", "1", "--couplings", "independent", "--steps", "3", "--out", str(out))
+    assert call(monkeypatch, couplings, *given, "--page", str(tmp_path / "page")) == 0
+    first, second = (out / f"independent-seed{seed}.json" for seed in (0, 1))
+    contents = first.read_bytes(), second.read_bytes()
+    assert contents[0] != contents[1]
+    whole = (tmp_path / "page" / "couplings.md").read_bytes()
+    assert (tmp_path / "page" / "couplings.png").stat().st_size > 10_000
+    second.unlink()
+    trainings = []
+    train = couplings.trained
+    monkeypatch.setattr(couplings, "trained", lambda *args: trainings.append(args[1]) or train(*args))
+    assert call(monkeypatch, couplings, *given, "--page", str(tmp_path / "page")) == 0
+    assert trainings == [1]
+    assert (first.read_bytes(), second.read_bytes()) == contents
+    assert (tmp_path / "page" / "couplings.md").read_bytes() == whole
+
+    capsys.readouterr()
+    longer = [*given[:-3], "4", *given[-2:]]
+    assert call(monkeypatch, couplings, *longer) == 2
+    assert "is of a run of 3 steps, this one has 4: name another folder by --out" in capsys.readouterr().err
+    assert call(monkeypatch, couplings, "--seeds", "1", "1") == 2
+    assert "--seeds is (1, 1); allowed is one or more, each once" in capsys.readouterr().err
+    assert (first.read_bytes(), second.read_bytes()) == contents
