@@ -1,10 +1,29 @@
-"""Null conditions: what stands for "no condition" in classifier-free guidance."""
+"""Conditions of rows, and null conditions: what stands for "no condition" in classifier-free guidance."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def check_rows(name: str, cond: Any, num_rows: int) -> None:
+    """Refuses conditions that do not have one row for each sample: they would be broadcast, and nobody would know.
+
+    Args:
+        name: of the argument, for the message.
+        cond: a pytree of ``[rows, ...]``, or None.
+        num_rows: number of samples.
+
+    Raises:
+        ValueError: if a leaf has no leading axis, or one of another length.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if np.shape(leaf)[:1] != (num_rows,):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must have one row for each of the {num_rows} samples, got shape "
+                f"{np.shape(leaf)}"
+            )
 
 
 def null_like(null_cond: Any, cond: Any) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from gft_jax.conditions import null_like
+from gft_jax.conditions import check_rows, null_like
 from gft_jax.couplings import Coupling, Pairing, apply
 from gft_jax.couplings.base import flat_ends, permutation_pairing
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
@@ -288,14 +288,10 @@ def _check_rows(name: str, rows: Array | np.ndarray) -> None:
 
 
 def _check_cond(name: str, cond: Any, num_rows: int) -> None:
+    check_rows(name, cond, num_rows)
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
-        where = f"{name}{jax.tree_util.keystr(path)}"
-        if np.ndim(leaf) < 1 or len(leaf) != num_rows:
-            raise ValueError(
-                f"{where} must have one row for each of the {num_rows} samples, got shape {np.shape(leaf)}"
-            )
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            _check_finite(where, leaf)
+            _check_finite(f"{name}{jax.tree_util.keystr(path)}", leaf)
 
 
 def _check_finite(name: str, rows: Array | np.ndarray) -> None:
