@@ -12,15 +12,22 @@ import gft_jax as gft
 from experiments.data.shifted import ShiftedData
 from experiments.methods import TimedPath
 from gft_jax.couplings import Coupling
+from gft_jax.drifts import as_score, as_sde_drift
 from gft_jax.objectives.path_rows import path_rows
 from gft_jax.objectives.weighting import uniform
+from gft_jax.paths import Path
 from gft_jax.types import Drift, Params
 
 NOISE_SEED = 20_260_122
+PATH_SEED = 20_260_803
 NUM_RETENTION_TIMES = 10
+NUM_SDE_PATHS = 32
 
 Evaluate = Callable[[Params], tuple[dict[str, float], np.ndarray]]
 """Parameters -> scores, and the samples they belong to."""
+
+PathKl = Callable[[Params, Params], Array]
+"""``(params, base_params)`` -> relative entropy of their processes, a scalar in nats."""
 
 
 def evaluator(
@@ -30,6 +37,7 @@ def evaluator(
     timed_path: TimedPath,
     num_steps: int,
     pairs: gft.Batch | None = None,
+    path_kl: PathKl | None = None,
 ) -> Evaluate:
     """Scores of parameters by samples of Euler's method against held-out data, and by the drift itself.
 
@@ -38,7 +46,7 @@ def evaluator(
     ``training_energy_distance``: energy distance to the data of fine-tuning, for early stopping without a look at
     the held-out data, left out where there is a single sample of them, which has no law; ``retention``: root mean
     squared distance between drift and base drift on the base's sampling paths; ``reached_weight``: the effective
-    target weight, on pairs of noise and training data that stay the same.
+    target weight, on pairs of noise and training data that stay the same; ``path_kl``: see `path_kl_to_base`.
 
     Args:
         drift: the network.
@@ -48,6 +56,7 @@ def evaluator(
         num_steps: Euler steps.
         pairs: rows for ``reached_weight``, paired as in training: `coupled_pairs`. By default the data of fine-tuning,
             each with noise that is independent of them.
+        path_kl: the score of this name; None leaves it out.
     """
     key_noise, key_rows = jax.random.split(jax.random.key(NOISE_SEED))
     noise = jax.random.normal(key_noise, data.held_out.shape)
@@ -97,9 +106,58 @@ def evaluator(
         if len(data.target) > 1:
             scores["training_energy_distance"] = gft.metrics.energy_distance(samples, data.target)
         scores |= {"retention": retention, "reached_weight": reached}
+        if path_kl is not None:
+            scores["path_kl"] = path_kl(params, base_params)
         return {name: float(score) for name, score in scores.items()}, samples
 
     return evaluate
+
+
+def path_kl_to_base(
+    drift: Drift, path: Path, coupling: Coupling, event_shape: tuple[int, ...], num_steps: int
+) -> PathKl:
+    """The path KL of a drift to the base, as on the report card, but from fewer paths and always the same noise.
+
+    ``KL(P || P_base)`` of the memoryless SDEs that are made of drift and base: the mean of `gft_jax.metrics.path_kl`
+    over `NUM_SDE_PATHS` paths of the drift's SDE. On the report card every sample has such a path; with 32 an
+    evaluation takes 20 to 35 % longer on digits and 6 % in the plane, and the standard error was 7 % of the value on
+    digits and 13 % in the plane. The same noise drives the paths at every evaluation, so that what changes from one
+    to the next is due to the parameters.
+
+    Args:
+        drift: the network.
+        path: of training, an affine one.
+        coupling: of training, the independent one.
+        event_shape: of a sample.
+        num_steps: equal steps of the SDE, >= 3. The number depends on them, see `gft_jax.metrics.path_kl`: give those
+            of the samples, as the report card does.
+
+    Raises:
+        ValueError: where the score does not follow from the velocity, see `gft_jax.drifts.as_score`, or no step has
+            noise.
+    """
+    score = as_score(drift, path, coupling=coupling)
+    if num_steps < 3:
+        raise ValueError(
+            f"the SDE has no noise in its first and its last step, and sampling_steps is {num_steps}: give at least 3"
+        )
+    level = gft.diffusions.memoryless(path)
+    sde_drift = as_sde_drift(drift, score, level)
+    key_noise, key_motion = jax.random.split(jax.random.key(PATH_SEED))
+    noise = jax.random.normal(key_noise, (NUM_SDE_PATHS, *event_shape))
+    grid = gft.sampling.time_grids.uniform(num_steps)
+
+    @jax.jit
+    def path_kl(params: Params, base_params: Params) -> Array:
+        sample = gft.sampling.sample_sde(
+            drift, params, noise, key_motion, score=score, diffusion=level, times=grid, save_steps=True
+        )
+        trajectory: Any = sample.trajectory
+        return jnp.mean(
+            gft.metrics.path_kl(sde_drift, params, sde_drift, base_params, trajectory, grid, level)
+        )
+
+    return path_kl
 
 
 def coupled_pairs(target: np.ndarray, coupling: Coupling, batch_size: int) -> gft.Batch:

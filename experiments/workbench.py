@@ -9,7 +9,7 @@ import gft_jax as gft
 from experiments.base_flow import pretrained_base
 from experiments.configs.settings import MethodName, Settings
 from experiments.data.shifted import ShiftedData
-from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor
+from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
 from experiments.loop import Loop, Stopped, found, keep
 from experiments.methods import COUPLINGS, METHODS, PATHS, Method
 from experiments.run_folder import RunFolder
@@ -51,14 +51,17 @@ class Workbench:
             self._runners[name] = _PARALLEL[self.config.parallel](tuner)
         return self._runners[name]
 
-    def prepare(self, folder: RunFolder, cache: Path) -> tuple[Params, Evaluate, np.ndarray]:
+    def prepare(
+        self, folder: RunFolder, cache: Path, with_path_kl: bool = True
+    ) -> tuple[Params, Evaluate, np.ndarray]:
         """Base parameters, trained now or found, the scores, and samples of the base.
 
-        Logs the scores of the base and of real data.
+        Logs the scores of the base and of real data, and why there is no path KL where it cannot be had.
 
         Args:
             folder: of the run; its own copy of the base goes first, so that a resumed run goes on with it.
             cache: where bases are kept for all runs.
+            with_path_kl: whether the path KL is among the scores; an evaluation takes up to a third longer with it.
         """
         config = self.config
         describe_model(folder.path, self.module, self.event_shape)
@@ -70,8 +73,17 @@ class Workbench:
         pairs = None
         if config.coupling != "independent":
             pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size)
-        evaluate = evaluator(self.drift, base_params, self.data, self.path, config.sampling_steps, pairs)
-        first = config.seeds[0]  # base and floor are the same for all seeds
+        first, path_kl = config.seeds[0], None  # base and floor are the same for all seeds
+        if with_path_kl:
+            try:
+                path_kl = path_kl_to_base(
+                    self.drift, self.path.path, self._coupling, self.event_shape, config.sampling_steps
+                )
+            except ValueError as reason:
+                folder.log_once({"kind": "no path KL", "seed": first, "reason": str(reason)})
+        evaluate = evaluator(
+            self.drift, base_params, self.data, self.path, config.sampling_steps, pairs, path_kl
+        )
         folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})
         scores, samples = evaluate(base_params)
         folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})

@@ -206,9 +206,8 @@ def bench_of(**settings):
         depth=1,
         batch_size=8,
         num_target=16,
-        sampling_steps=2,
         controls=Controls(num_replay=8),
-        **settings,
+        **{"sampling_steps": 2} | settings,
     )
     return workbench.Workbench(config, config.data())
 
@@ -248,6 +247,82 @@ def test_a_run_is_scored_on_pairs_of_its_own_coupling(coupling, tmp_path, monkey
     np.testing.assert_array_equal(np.sort(pairs.x1, 0), np.sort(bench.data.target, 0))  # each image once
     half = jax.tree.map(lambda leaf: leaf[:8], (pairs.x0, pairs.x1))
     assert list(gft.couplings.exact()(jax.random.key(0), *half).source_index) == list(range(8))
+
+
+def flow_between_normal_laws(params, t, x, cond=None):
+    """Velocity along the linear path from N(0, 1) to N(mean, sd^2), in every coordinate."""
+    mean, sd = params
+    t = t.reshape((-1,) + (1,) * (x.ndim - 1))
+    slope = (t * sd**2 - (1 - t)) / ((1 - t) ** 2 + (t * sd) ** 2)
+    return mean + slope * (x - t * mean)
+
+
+def paths_of_sde(law, base, num_steps, num):
+    """Relative entropy of each of ``num`` paths in one dimension, where g^2 = 2 (1 - t) / t makes b = 2 v - x / t."""
+    generator = np.random.default_rng(0)
+    x, total, h = generator.standard_normal(num), np.zeros(num), 1 / num_steps
+    for t in np.arange(num_steps - 1) * h:  # the last step counts for nothing
+        velocity, other = (np.asarray(flow_between_normal_laws(p, t * np.ones(1), x)) for p in (law, base))
+        if t == 0:
+            x = x + h * velocity
+            continue
+        total += h * t / (1 - t) * (velocity - other) ** 2
+        noise = np.sqrt(2 * h * (1 - t) / t) * generator.standard_normal(num)
+        x = x + h * (2 * velocity - x / t) + noise
+    return total
+
+
+def test_the_path_kl_of_a_run_is_that_of_its_processes():
+    """Against a simulation by hand; of equal spreads, where no path differs from another, against the closed form."""
+    num_steps, width = 10, 300
+    base, law, moved = (0.0, 1.0), (0.4, 0.6), (0.4, 1.0)
+    path_kl = evaluator.path_kl_to_base(
+        flow_between_normal_laws, LINEAR.path, gft.couplings.independent(), (width,), num_steps
+    )
+    rows = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
+    data = ShiftedData(rows, rows, rows, rows)
+    evaluate = evaluator.evaluator(flow_between_normal_laws, base, data, LINEAR, 1, None, path_kl)
+    assert evaluate(base)[0]["path_kl"] == 0.0
+    t = np.arange(1, num_steps - 1) / num_steps
+    closed = 0.4**2 * np.sum(t * (1 - t) / ((1 - t) ** 2 + t**2) ** 2) / num_steps
+    np.testing.assert_allclose(evaluate(moved)[0]["path_kl"], width * closed, rtol=1e-4)
+    value = evaluate(law)[0]["path_kl"] / width
+    for at, towards, is_right in ((law, base, True), (base, law, False), (moved, base, False)):
+        by_hand = paths_of_sde(at, towards, num_steps, 20_000)
+        error = by_hand.std() * np.sqrt(1 / 20_000 + 1 / (evaluator.NUM_SDE_PATHS * width))
+        z = abs(value - by_hand.mean()) / error
+        assert z < 4 if is_right else z > 10  # power: exchanged, and of another law
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"sampling_steps": 3}, None),
+        ({"sampling_steps": 3, "coupling": "exact"}, "only where x0 is independent of x1"),
+        ({"sampling_steps": 3, "path": "brownian-bridge"}, "this path has no alpha and sigma"),
+        ({"sampling_steps": 2}, "sampling_steps is 2: give at least 3"),
+    ],
+)
+def test_a_run_without_path_kl_says_why(settings, reason, tmp_path, monkeypatch):
+    given, rows = [], []
+    monkeypatch.setattr(workbench, "pretrained_base", lambda *args: bench.fresh_params(0))
+    monkeypatch.setattr(workbench, "coupled_pairs", lambda *args: None)
+    monkeypatch.setattr(workbench, "evaluator", lambda *args: given.append(args[6]) or (lambda _: ({}, None)))
+    bench = bench_of(**settings)
+    folder = types.SimpleNamespace(path=tmp_path, log_once=rows.append)
+    bench.prepare(folder, tmp_path)
+    reasons = [row["reason"] for row in rows if row["kind"] == "no path KL"]
+    if reason is None:
+        assert callable(given[0])
+        assert reasons == []
+    else:
+        assert given == [None]
+        assert len(reasons) == 1
+        assert reason in reasons[0]
+    rows.clear()
+    bench.prepare(folder, tmp_path, with_path_kl=False)
+    assert given[1] is None
+    assert {row["kind"] for row in rows} == {"floor", "evaluation"}
 
 
 @pytest.mark.parametrize(("every", "devices"), [(8, 2), (3, 1), (1, 1)])

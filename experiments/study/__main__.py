@@ -55,7 +55,8 @@ def run_group(group: Group, root: Path, bar: tqdm) -> None:
     }
     folder = open_run(config, root, facts, program="experiments.study")
     bench = Workbench(config, config.data())
-    base_params, evaluate, _ = bench.prepare(folder, root / "base")
+    # Its page does not speak of the path KL, which would take a good part of the time of a run.
+    base_params, evaluate, _ = bench.prepare(folder, root / "base", with_path_kl=False)
     rows = read_metrics(folder.path)
     diverged = {(row["method"], row["seed"]) for row in rows if row["kind"] == "diverged"}
     for seed in config.seeds:
