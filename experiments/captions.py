@@ -48,6 +48,14 @@ CAPTIONS = {
         "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one Euler step; straight "
         "paths lose little by it. Lines and bands as above.",
     ),
+    "path_kl.png": Caption(
+        "Path KL to the base",
+        "Relative entropy KL(P ‖ P_base) of the SDEs made of the drift and of the base's, at every evaluation; dotted: "
+        "the base, at 0. Right: against the effective target weight ŵ that the network has reached, up to 1.1; the "
+        "evaluations of a method that cools are joined. Dashed: the parabola in ŵ through the last of them. The curve "
+        "would follow it if the drift moved on a straight line from the base's to the last one while the law of the "
+        "sampling paths stayed as it is at the end; that law moves too, so it need not.",
+    ),
     "cooling.png": Caption(
         "Cooling",
         "Left: temperature β of the methods that cool. Right: the target weight w = 1 / (1 + β) that is "

@@ -24,7 +24,7 @@ from experiments.summary import Record, furthest, runs
 # Okabe and Ito's colours, which the common colour deficiencies keep apart; their yellow is too pale for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_REFERENCE = "#3c3c3c"
+REFERENCE = "#3c3c3c"
 _MAX_BYTES = 300_000
 _TOP_WEIGHT = 1.1
 _AS_SET: dict[str, Any] = {"linewidth": 6, "alpha": 0.35}
@@ -73,7 +73,9 @@ def curves(rows: Sequence[Record], kind: str, method: str, key: str) -> Curves |
     return Curves(np.asarray(steps), np.asarray(values, dtype=np.float64))
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
+    """What a panel shows of the evaluations, and what stands around it."""
+
     key: str
     title: str
     subtitle: str
@@ -84,8 +86,8 @@ class _Panel(NamedTuple):
 
 
 _CONVERGENCE = (
-    _Panel("w2", "W₂ to held-out data", "lower is better", "W₂", floor="w2"),
-    _Panel(
+    Panel("w2", "W₂ to held-out data", "lower is better", "W₂", floor="w2"),
+    Panel(
         "energy_distance",
         "Energy distance to held-out data",
         "lower is better",
@@ -95,8 +97,8 @@ _CONVERGENCE = (
     ),
 )
 _PATHS = (
-    _Panel("path_length", "Length of the sampling paths", "shorter is straighter", "mean length"),
-    _Panel("one_step_w2", "W₂ of one-step samples (NFE = 1)", "lower is better", "W₂", floor="w2"),
+    Panel("path_length", "Length of the sampling paths", "shorter is straighter", "mean length"),
+    Panel("one_step_w2", "W₂ of one-step samples (NFE = 1)", "lower is better", "W₂", floor="w2"),
 )
 
 
@@ -115,8 +117,8 @@ def path_lengths(rows: Sequence[Record], methods: Sequence[str]) -> Figure | Non
     return _evaluations(rows, methods, _PATHS)
 
 
-def _evaluations(rows: Sequence[Record], methods: Sequence[str], panels: Sequence[_Panel]) -> Figure | None:
-    found = {panel: _by_method(rows, "evaluation", methods, panel.key) for panel in panels}
+def _evaluations(rows: Sequence[Record], methods: Sequence[str], panels: Sequence[Panel]) -> Figure | None:
+    found = {panel: curves_by_method(rows, "evaluation", methods, panel.key) for panel in panels}
     if not any(found.values()):
         return None
     with rc_context(STYLE):
@@ -124,7 +126,7 @@ def _evaluations(rows: Sequence[Record], methods: Sequence[str], panels: Sequenc
         references: dict[str, Line2D] = {}
         for ax, (panel, by_method) in zip(figure.subplots(1, len(panels)), found.items(), strict=True):
             for method, curve in by_method.items():
-                _draw(ax, curve, method, methods)
+                draw(ax, curve, method, methods)
             base = [records[-1].get(panel.key) for records in runs(rows, "evaluation", "base").values()]
             floor = [row.get(panel.floor) for row in rows if row["kind"] == "floor"] if panel.floor else []
             levels = []
@@ -136,15 +138,15 @@ def _evaluations(rows: Sequence[Record], methods: Sequence[str], panels: Sequenc
                 if values:
                     levels.append(float(np.mean(values)))
                     references[label] = ax.axhline(
-                        levels[-1], color=_REFERENCE, linestyle=dashes, linewidth=1.5, label=label
+                        levels[-1], color=REFERENCE, linestyle=dashes, linewidth=1.5, label=label
                     )
-            remark = _set_vertical_axis(ax, panel, by_method, levels)
-            _describe(ax, panel.title, panel.subtitle + remark, panel.label)
-        _legend(figure, found.values(), methods, list(references.values()))
+            remark = set_vertical_axis(ax, panel, by_method, levels)
+            describe(ax, panel.title, panel.subtitle + remark, panel.label)
+        legend(figure, found.values(), methods, list(references.values()))
     return figure
 
 
-def _set_vertical_axis(ax: Axes, panel: _Panel, by_method: Mapping[str, Curves], levels: list[float]) -> str:
+def set_vertical_axis(ax: Axes, panel: Panel, by_method: Mapping[str, Curves], levels: list[float]) -> str:
     """Choose the scale and the limits; what a reader must be told about them."""
     values = np.concatenate([levels, *(curve.values.ravel() for curve in by_method.values())])
     values = values[np.isfinite(values)]
@@ -171,7 +173,8 @@ def _set_vertical_axis(ax: Axes, panel: _Panel, by_method: Mapping[str, Curves],
         distance = np.where(np.isfinite(mean), np.maximum(low - mean, mean - high), 0)
         if distance.max() > 0:
             farthest = int(distance.argmax())
-            outside.append(f"; off axis: {method} ({mean[farthest]:.3g} at step {curve.steps[farthest]})")
+            value = float(f"{mean[farthest]:.3g}")  # three digits, and no exponent where there is room
+            outside.append(f"; off axis: {method} ({value:g} at step {curve.steps[farthest]})")
     fits = len(outside) == 1 and len(outside[0]) <= 45
     return outside[0] if fits else f"; off axis: parts of {len(outside) or 'some'} curves"
 
@@ -183,7 +186,7 @@ def cooling(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
     """
     temperatures = {
         method: curve
-        for method, curve in _by_method(rows, "train", methods, "temperature").items()
+        for method, curve in curves_by_method(rows, "train", methods, "temperature").items()
         if np.any(curve.values != 0)
     }
     if not temperatures:
@@ -192,27 +195,27 @@ def cooling(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
         figure = Figure(figsize=(10.5, 4.9))
         left, right = figure.subplots(1, 2)
         for method, curve in temperatures.items():
-            _draw(left, curve, method, methods)
+            draw(left, curve, method, methods)
         left.set_yscale("symlog", linthresh=0.1)
         left.yaxis.set_major_formatter(_PLAIN)
         left.set_ylim(bottom=-0.01)
-        _describe(left, "Temperature", "log scale above 0.1, linear below", "temperature β")
-        weights = _by_method(rows, "train", list(temperatures), "target_weight")
-        reached = _by_method(rows, "train", list(temperatures), "effective_target_weight")
+        describe(left, "Temperature", "log scale above 0.1, linear below", "temperature β")
+        weights = curves_by_method(rows, "train", list(temperatures), "target_weight")
+        reached = curves_by_method(rows, "train", list(temperatures), "effective_target_weight")
         for method, curve in weights.items():
-            _draw(right, curve, method, methods, marker="", **_AS_SET)
+            draw(right, curve, method, methods, marker="", **_AS_SET)
         for method, curve in reached.items():
-            _draw(right, curve, method, methods, marker="", **_AS_REACHED)
+            draw(right, curve, method, methods, marker="", **_AS_REACHED)
         beyond = sum(
             int(np.sum(np.abs(c.values - _TOP_WEIGHT / 2) > _TOP_WEIGHT / 2)) for c in reached.values()
         )
         remark = f"; {beyond} values of ŵ off axis" if beyond else ""
         right.set_ylim(0, _TOP_WEIGHT)
-        _describe(right, "Target weight", "w = 1 / (1 + β)" + remark, "weight of the target")
-        references = [Line2D([], [], color=_REFERENCE, label="w, as set", **_AS_SET)]
+        describe(right, "Target weight", "w = 1 / (1 + β)" + remark, "weight of the target")
+        references = [Line2D([], [], color=REFERENCE, label="w, as set", **_AS_SET)]
         if reached:
-            references.append(Line2D([], [], color=_REFERENCE, label="ŵ, as reached", **_AS_REACHED))
-        _legend(figure, (temperatures,), methods, references)
+            references.append(Line2D([], [], color=REFERENCE, label="ŵ, as reached", **_AS_REACHED))
+        legend(figure, (temperatures,), methods, references)
     return figure
 
 
@@ -274,42 +277,49 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _by_method(rows: Sequence[Record], kind: str, methods: Sequence[str], key: str) -> dict[str, Curves]:
+def curves_by_method(
+    rows: Sequence[Record], kind: str, methods: Sequence[str], key: str
+) -> dict[str, Curves]:
+    """`curves` of those methods for which the run holds them."""
     found = {method: curves(rows, kind, method, key) for method in methods}
     return {method: curve for method, curve in found.items() if curve is not None}
 
 
-def _look(method: str, methods: Sequence[str]) -> dict[str, Any]:
+def look(method: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Colour and marker of a method, the same in every figure."""
     return {"color": colour(method, methods), "marker": _MARKERS[methods.index(method) % len(_MARKERS)]}
 
 
-def _draw(ax: Axes, curve: Curves, method: str, methods: Sequence[str], **changes: Any) -> None:
+def draw(ax: Axes, curve: Curves, method: str, methods: Sequence[str], **changes: Any) -> None:
+    """Draw a curve: the mean of the seeds, and a band from the smallest to the largest."""
     # Markers on every method's own steps, so that curves on top of each other stay told apart.
     every = max(1, len(curve.steps) // 8)
     offset = every * methods.index(method) // len(methods)
-    look = _look(method, methods) | changes
-    ax.plot(curve.steps, curve.values.mean(axis=0), markevery=(offset, every), **look)
+    style = look(method, methods) | changes
+    ax.plot(curve.steps, curve.values.mean(axis=0), markevery=(offset, every), **style)
     if len(curve.values) > 1:
         band = curve.values.min(axis=0), curve.values.max(axis=0)
-        ax.fill_between(curve.steps, *band, color=look["color"], alpha=0.2, linewidth=0)
+        ax.fill_between(curve.steps, *band, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _describe(ax: Axes, title: str, subtitle: str, label: str) -> None:
+def describe(ax: Axes, title: str, subtitle: str, label: str) -> None:
+    """Title and labels of a panel whose horizontal axis is the training step."""
     ax.set(title=title, xlabel="training step", ylabel=label)
     ax.text(0, 1.025, subtitle, transform=ax.transAxes, fontsize=9.5, color="#555555")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _legend(
+def legend(
     figure: Figure, found: Iterable[Mapping[str, Curves]], methods: Sequence[str], references: list[Line2D]
 ) -> None:
+    """Legend of a figure: the methods that are in it, other lines, and what lines and bands are."""
     num_seeds = {name: len(curve.values) for by_method in found for name, curve in by_method.items()}
     names = [method for method in methods if method in num_seeds]
     counts = set(num_seeds.values())
     handles = []
     for name in names:
         label = name if len(counts) == 1 else f"{name} ({_seeds(num_seeds[name])})"
-        handles.append(Line2D([], [], label=label, **_look(name, methods)))
+        handles.append(Line2D([], [], label=label, **look(name, methods)))
     lines = f"lines: mean of {_seeds(max(counts))}; bands: smallest to largest"
     if len(counts) > 1:
         lines = "lines: mean of the seeds; bands: smallest to largest"

@@ -20,6 +20,7 @@ from experiments.card_page import card_section
 from experiments.cards import read_cards
 from experiments.files import read_arrays, read_json, write_atomically
 from experiments.page import listing, render, setting
+from experiments.path_kl_figure import path_kls
 from experiments.planar import is_planar, read_motion
 from experiments.planar_animation import cooling_animation
 from experiments.planar_figures import moving_samples, path_panels, scatters, target_weights
@@ -57,6 +58,7 @@ def write_report(folder: str | Path) -> Path:
         "trajectories.png": path_panels(motion.paths, real, methods),
         "convergence.png": plots.convergence(rows, methods),
         "path_length.png": plots.path_lengths(rows, methods),
+        "path_kl.png": path_kls(rows, methods),
         "cooling.png": plots.cooling(rows, methods),
         "samples.png": plots.sample_grids(samples, methods),
     }
@@ -99,6 +101,7 @@ def absences(
 ) -> list[str]:
     """What the run should hold and does not, and what did not stay finite, a sentence each."""
     absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
+    absent += [f"No path KL: {row['reason']}" for row in rows if row["kind"] == "no path KL"]
     present = {row.method for row in table}
     if "base" not in present:
         absent.append("The base before fine-tuning was not evaluated.")
@@ -145,6 +148,8 @@ def _absences_of(config: Mapping[str, Any], rows: Sequence[Record], row: TableRo
         values = [record.get(key) for record in evaluated[seed] for key in ("w2", "energy_distance")]
         if not all(math.isfinite(value) for value in values if value is not None):
             yield f"{row.method}, seed {seed}: some evaluations are not finite; the run diverged."
+        elif not all(math.isfinite(record.get("path_kl", 0.0)) for record in evaluated[seed]):
+            yield f"{row.method}, seed {seed}: some values of the path KL are not finite; the SDE diverged."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -74,6 +74,10 @@ COLUMNS = (
     Column("retention", "drift change", "distance to base drift", _KEPT, "lower", 3, 1,
            "Root mean squared distance between the drift and the base's, on the base's own sampling paths: zero for "
            "the base itself. Moving away is what fine-tuning is for; moving further than needed is forgetting."),
+    Column("path_kl", "path KL", "path KL", _KEPT, "lower", 2, 1,
+           "Relative entropy KL(P ‖ P_base), in nats, at the last evaluation. P is the law of the paths of the "
+           "memoryless SDE made of the drift, P_base that of the base: zero for the base itself. A mean over 32 paths, "
+           "always of the same noise; it grows with the number of sampling steps, slowly."),
     Column("diversity", "diversity", "diversity", _KEPT, "as real data", 3, 1,
            "Mean distance of two samples."),
     Column("spearman_w2", "rho(W2)", "Spearman, W₂", _STABILITY, "closer to -1", 2, 1,
@@ -238,7 +242,7 @@ _REFERENCE = (
     ("final_w2", _last("w2")),
     *(
         (key, _last(key))
-        for key in ("energy_distance", "path_length", "one_step_w2", "retention", "diversity")
+        for key in ("energy_distance", "path_length", "one_step_w2", "retention", "path_kl", "diversity")
     ),
 )
 _FLOOR = tuple(

@@ -21,7 +21,7 @@ from experiments.run_folder import open_run
 
 TINY = shlex.split(
     "--steps 6 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --num-target 16 "
-    "--sampling-steps 2 --learning-rate 1e-3"
+    "--sampling-steps 3 --learning-rate 1e-3"
 )
 SMALL_CARD = shlex.split(
     "--num-samples 12 --num-steps 3 --nfe-solvers euler --nfe-steps 1 --num-halves 2 --method plain"
@@ -74,6 +74,10 @@ def test_a_run_leaves_report_log_and_parameters(inside):
     page = (run / "report.html").read_text()
     assert all(method in page for method in config["methods"])
     assert config["command"] in page
+    entropies = {(row["method"], row["step"]): row["path_kl"] for row in rows if row["kind"] == "evaluation"}
+    assert entropies["base", 0] == entropies["plain", 0] == 0.0
+    assert entropies["plain", 6] > entropies["plain", 2] > entropies["gradual-linear", 2] > 0.0
+    assert (run / "path_kl.png").is_file()
     start = {row["method"]: row["w2"] for row in rows if row["kind"] == "evaluation" and row["step"] == 0}
     assert start["base"] == start["plain"] == start["gradual-linear"]
     assert start["from-scratch"] != start["base"]
@@ -85,7 +89,7 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
     path = methods.PATHS["linear"]()
     scores = {row["method"]: row["w2"] for row in rows_of(inside / "001") if row["kind"] == "evaluation"}
     for loaded, method in ((plain, "plain"), (base, "base")):
-        score = workbench.evaluator(loaded.drift, base.params, data, path, 2)
+        score = workbench.evaluator(loaded.drift, base.params, data, path, 3)
         _, samples = score(loaded.params)
         assert gft.metrics.w2(samples, data.held_out) == pytest.approx(scores[method], rel=1e-5)
     arguments = (inside / "001", "--method", "plain", "--num-samples", 5, "--num-steps", 3)

@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from experiments import plots, report
 from experiments.page import listing, render
+from experiments.path_kl_figure import path_kls
 from experiments.summary import COLUMNS, Statistic, read_metrics, render_text, summarise, write_summary
 
 METHODS = ["gradual-linear", "gradual-self-paced", "plain", "from-scratch"]
@@ -418,6 +419,60 @@ def test_cooling_shows_temperature_to_zero_and_both_weights():
     assert right.get_ylim() == (0, 1.1)
     assert "1 values of ŵ off axis" in right.texts[0].get_text()
     assert plots.cooling(run_rows(["plain"]), ["plain"]) is None
+
+
+def with_path_kl(rows):
+    """As a log of today: a weight that rises with the step, and a path KL of 20 times its square."""
+
+    def extended(row):
+        weight = row["step"] / 250 if row["method"].startswith("gradual") else 0.95 * (row["step"] > 0)
+        return row | {"reached_weight": weight, "path_kl": 20 * weight**2 + 0.1 * row["seed"]}
+
+    return [extended(row) if row["kind"] == "evaluation" else row for row in rows]
+
+
+def test_path_kl_is_drawn_by_step_and_by_weight():
+    methods = ["gradual-linear", "plain"]
+    left, right = path_kls(with_path_kl(run_rows(methods)), methods).axes
+    steps, weights = np.arange(0, 201, 20), np.arange(0, 201, 20) / 250
+    gradual, plain, base = left.lines
+    np.testing.assert_allclose(gradual.get_xydata(), np.stack([steps, 20 * weights**2 + 0.05], 1))
+    assert plain.get_ydata()[1] == pytest.approx(20 * 0.95**2 + 0.05)
+    assert set(base.get_ydata()) == {0}
+    gradual, parabola, plain, _ = right.lines
+    np.testing.assert_allclose(gradual.get_xydata(), np.stack([weights, 20 * weights**2 + 0.05], 1))
+    x, y = np.asarray(parabola.get_xydata()).T
+    np.testing.assert_allclose(y, (20 * 0.8**2 + 0.05) * (x / 0.8) ** 2, atol=1e-12)
+    assert (gradual.get_linestyle(), plain.get_linestyle()) == ("-", "None")
+
+
+def test_path_kl_of_an_older_log_is_left_out_and_of_one_that_goes_on_begins_there():
+    methods = ["gradual-linear", "plain"]
+    rows = run_rows(methods)
+    assert path_kls(rows, methods) is None
+    mixed = [
+        new if new["kind"] == "evaluation" and new["step"] >= 100 and new["seed"] == 1 else old
+        for old, new in zip(rows, with_path_kl(rows), strict=True)
+    ]
+    left, right = path_kls(mixed, methods).axes
+    assert list(left.lines[0].get_xdata()) == [100, 120, 140, 160, 180, 200]
+    np.testing.assert_allclose(right.lines[0].get_xdata(), np.arange(100, 201, 20) / 250)
+    (row,) = [row for row in summarise(mixed) if row.method == "plain"]
+    assert row.cells["path_kl"] == pytest.approx(Statistic(20 * 0.95**2 + 0.1, None, 1))
+
+
+def test_a_run_without_path_kl_says_why_once_and_a_diverged_sde_is_named():
+    rows = [*run_rows(["plain"]), {"kind": "no path KL", "seed": 0, "reason": "the coupling is exact."}]
+    sentences = report.absences(run_config(["plain"]), rows, summarise(rows), ["plain"], {})
+    assert [text for text in sentences if "path KL" in text] == ["No path KL: the coupling is exact."]
+    rows = with_path_kl(run_rows(["plain"]))
+    assert not any("path KL" in text for text in report.absences({}, rows, summarise(rows), ["plain"], {}))
+    diverged = next(
+        row for row in rows if row["seed"] == 1 and row["kind"] == "evaluation" and row["step"] == 40
+    )
+    rows.append(diverged | {"path_kl": math.nan})
+    (named,) = [t for t in report.absences({}, rows, summarise(rows), ["plain"], {}) if "path KL" in t]
+    assert named == "plain, seed 1: some values of the path KL are not finite; the SDE diverged."
 
 
 def test_panels_of_samples_share_one_scale_and_keep_their_images():

@@ -158,7 +158,7 @@ def test_the_report_shows_the_motion_and_is_made_again_byte_for_byte(inside, tmp
     run = inside / "001"
     page = (run / "report.html").read_text()
     assert page.count("data:image/gif;base64,") == 1
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 7
     assert 'alt="Animation: from step to step' in page
     assert "pretrained on 8-gaussians, was adapted to 16 points of moons. The method" in page
     assert "<h1>toy2d: 8-gaussians to moons</h1>" in page
