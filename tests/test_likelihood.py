@@ -157,16 +157,22 @@ def test_bits_per_dimension_of_a_gaussian_and_of_rescaled_data():
     np.testing.assert_allclose(found - bits_per_dimension(nats, 4), 7.0, rtol=1e-5)
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(without_hook):
     x1 = np.ones((2, 3), np.float32)
     key = jax.random.key(0)
     rows = [
         ({"x1": np.ones((0, 3), np.float32)}, r"not empty, got shape \(0, 3\)"),
+        ({"x1": np.float32(1)}, r"x1 must be \[batch, \*event\] and not empty, got shape \(\)"),
+        ({"cond": np.ones(1)}, r"cond must have one row for each of the 2 samples, got shape \(1,\)"),
+        ({"t1": 1.5}, "t0=0.0 and t1=1.5"),
         ({"t0": 0.9, "t1": 0.2}, "backwards in flow time: got 0.2 to 0.9"),
         ({"times": [0.0, 1.0]}, "backwards in flow time: got 0.0 to 1.0"),
         ({"times": [1.0, 0.0], "num_steps": 3}, "give it alone"),
         ({"solver": diffrax.Euler()}, "Euler does not give"),
+        ({"hutchinson": key}, r"hutchinson must be Hutchinson\(key\) or None, got Array"),
+        ({"hutchinson": Hutchinson(0)}, "must be typed, from jax.random.key, got 0"),
         ({"hutchinson": Hutchinson(key, 0)}, "num_probes must be >= 1, got 0"),
+        ({"hutchinson": Hutchinson(key, 1.5)}, "num_probes must be an integer, got 1.5"),
         ({"hutchinson": Hutchinson(jax.random.split(key, 3))}, r"each of the 2 rows, got shape \(3,\)"),
         ({"source_log_density": lambda x: x}, r"shape \(2,\), got \(2, 3\)"),
     ]

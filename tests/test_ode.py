@@ -288,8 +288,43 @@ def test_chunks_that_adapt_as_a_whole_report_for_each_row_and_jit_has_none(capsy
     np.testing.assert_allclose(found.x[:4, 0], np.exp(rates[:4]), rtol=1e-2)
     with pytest.raises(ValueError, match="outside of jit"):
         jax.jit(lambda rates: sample(x0, cond=rates))(rates)
-    with pytest.raises(ValueError, match=r"each of the 5 samples, got leaves of \[5, 4\] rows"):
-        sample(x0, cond=rates[:4])
+
+
+def test_saved_times_are_those_asked_for_also_where_the_first_row_fails():
+    drift = from_function(lambda t, x, cond: cond[:, None] * x)
+    wanted = [0.25, 0.5, 0.75]
+    sample = functools.partial(
+        sample_ode,
+        drift,
+        None,
+        jnp.ones((3, 1)),
+        cond=jnp.array([-1e4, 1.0, 1.0]),
+        solver=diffrax.Bosh3(),
+        stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-4),
+        save_at=wanted,
+        max_steps=12,
+    )
+    for options in ({"steps_by_row": True}, {"chunk_size": 1}):
+        found = sample(**options)
+        assert found.succeeded.tolist() == [False, True, True]
+        np.testing.assert_array_equal(found.times, wanted)
+        np.testing.assert_allclose(found.trajectory[:, 1:, 0], np.exp([wanted, wanted]).T, rtol=1e-3)
+
+
+def test_states_may_be_a_nested_list_and_counts_integers_of_numpy(without_hook):
+    drift = from_function(lambda t, x: 2 * t[:, None] * x)
+    found = sample_ode(
+        drift,
+        None,
+        [[1, 2], [3, 4], [5, 6]],
+        solver=diffrax.Heun(),
+        stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-5),
+        num_steps=np.int64(4),
+        max_steps=np.int32(500),
+        chunk_size=np.int64(2),
+    )
+    assert found.x.dtype == np.float32
+    np.testing.assert_allclose(found.x, np.e * np.array([[1, 2], [3, 4], [5, 6]]), rtol=1e-3)
 
 
 def test_a_meter_shows_the_flow_time(capsys):
@@ -317,20 +352,28 @@ def test_a_time_grid_in_the_precision_of_the_state(x64):
         sample, num_calls = drift.sample(
             None, jnp.ones((1, 1), dtype), times=[0.0, 0.25, 1.0], save_steps=True
         )
-        assert sample.x.dtype == of_state
+        assert sample.x.dtype == sample.times.dtype == of_state
+        assert isinstance(sample.times, np.ndarray)  # so that it is known where jit traces the states
         np.testing.assert_allclose(sample.trajectory.ravel(), [1, 1.25, 1.25 * (1 + 1.25 * 0.75)], rtol=1e-6)
         assert sample.num_evaluations == num_calls == 2
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(without_hook):
     drift, x0 = from_function(lambda t, x: x), jnp.ones((2, 3))
     adaptive = {"stepsize_controller": TIGHT}
     rows = [
         (jnp.ones((0, 3)), {}, r"not empty, got shape \(0, 3\)"),
+        (5.0, {}, r"not empty, got shape \(\)"),
+        (1j * x0, {}, "real numbers, got dtype complex64"),
+        ([["a"]], {}, "real numbers, got dtype <U1"),
+        (x0, {"cond": np.ones(1)}, r"cond must have one row for each of the 2 samples, got shape \(1,\)"),
+        (x0, {"cond": {"label": 1.0}}, r"cond\['label'\] must have one row .*, got shape \(\)"),
         (x0, {"t1": 0.0}, "t0=0.0 and t1=0.0"),
         (x0, {"t1": 1000.0}, "t0=0.0 and t1=1000.0"),
         (x0, {"num_steps": 0}, "num_steps must be >= 1, got 0"),
+        (x0, {"num_steps": 10.0}, "num_steps must be an integer, got 10.0"),
         (x0, {"max_steps": 0}, "max_steps must be >= 1, got 0"),
+        (x0, {"max_steps": None}, "max_steps must be an integer, got None"),
         (x0, adaptive, r"Euler does not give.*HalfSolver\(diffrax.Euler\(\)\)"),
         (x0, {"solver": diffrax.Kvaerno3(), **adaptive}, "got Kvaerno3"),
         (x0, {"solver": diffrax.ReversibleHeun()}, "got ReversibleHeun"),
@@ -339,6 +382,7 @@ def test_mistakes_are_named():
         (x0, {"stepsize_controller": diffrax.StepTo(jnp.array([0.0, 1.0]))}, "adaptive, got StepTo"),
         (x0, {"steps_by_row": True}, "needs an adaptive"),
         (x0, {"chunk_size": 0}, "chunk_size must be >= 1, got 0"),
+        (x0, {"chunk_size": 2.5}, "chunk_size must be an integer, got 2.5"),
         (x0, {"save_at": [0.5, np.nan]}, "from nan to nan"),
         (x0, {"save_at": []}, r"non-empty.*shape \(0,\)"),
         (x0, {"save_at": [0.5, 1.5]}, "from 0.5 to 1.5"),
@@ -350,3 +394,6 @@ def test_mistakes_are_named():
             sample_ode(drift, None, x, **options)
     with pytest.raises(ValueError, match=r"\(2, 1\).*\(2, 3\)"):
         sample_ode(from_function(lambda t, x: x[:, :1]), None, x0)
+    for name, value in (("times", jnp.array([0.0, 1.0])), ("t1", 1.0), ("save_at", jnp.array([0.5]))):
+        with pytest.raises(ValueError, match=f"{name} must be known at trace time"):
+            jax.jit(lambda value, name=name: sample_ode(drift, None, x0, **{name: value}))(value)

@@ -88,6 +88,31 @@ def test_the_marginals_are_those_of_the_flow_for_every_noise_level(name, x64):
         assert z_score > 8
 
 
+def test_on_the_variance_preserving_path_the_marginals_hold_short_of_its_end(x64):
+    """The velocity is singular at t = 1, where Heun's method evaluates it, also on the last step, of the ODE."""
+    path = paths.variance_preserving()
+    source, _, target = laws()
+    drift = from_function(gaussian.marginal_velocity(path, source, target))
+    score, diffusion = as_score(drift, path, coupling=None), diffusions.memoryless(path)
+    num_rows, key = 200, jax.random.key(0)
+    x0 = np.asarray(jax.random.normal(jax.random.key(1), (num_rows, 2)))
+
+    def sample(grid):
+        return sample_sde(drift, None, x0, key, score=score, diffusion=diffusion, times=grid, solver=HEUN)
+
+    grid = 0.95 * time_grids.uniform(64)
+    found, (noise, steps) = sample(grid), increments(key, grid, num_rows, (2,))
+    assert found.succeeded
+    mean, cov = law_of_affine(x0, noise, steps, np.asarray(found.x), np.eye(2))
+    law_at = jax.jit(lambda t: gaussian.marginal_law(path, source, target, t))
+    there, before = law_at(0.95), law_at(0.94)
+    np.testing.assert_allclose(mean, there.mean, atol=2e-3)
+    np.testing.assert_allclose(cov, there.cov, atol=1e-3)
+    assert np.abs(mean - before.mean).max() > 4e-3  # power
+    assert np.abs(cov - before.cov).max() > 2e-3
+    assert not sample(time_grids.uniform(64)).succeeded
+
+
 @pytest.mark.parametrize(("solver", "order"), [(EULER, 1), (HEUN, 2)], ids=["Euler", "Heun"])
 def test_weak_order_of_convergence_with_noise_that_depends_on_time(solver, order, x64):
     """Eight steps over an interval, and over half of it: the error of the moments falls by 2^(order + 1)."""
@@ -230,6 +255,25 @@ def test_the_ends_of_time_are_not_touched_by_score_and_noise(x64):
     assert not broken.succeeded
 
 
+def test_another_number_as_parameter_is_no_new_program():
+    num_traces, diffusion = 0, diffusions.constant(0)
+
+    def drift(rate, t, x, cond=None):
+        nonlocal num_traces
+        num_traces += 1
+        return rate * jnp.ones_like(x)
+
+    def sample(rate):
+        options = {"score": ZERO, "diffusion": diffusion, "num_steps": 3}
+        return sample_sde(drift, rate, np.zeros((2, 1), np.float32), jax.random.key(0), **options).x
+
+    np.testing.assert_allclose(sample(0.5), 0.5, rtol=1e-6)
+    of_one_program = num_traces
+    np.testing.assert_allclose(sample(0.75), 0.75, rtol=1e-6)
+    np.testing.assert_allclose(sample(2), 2, rtol=1e-6)  # an integer is another dtype
+    assert num_traces == 2 * of_one_program
+
+
 def test_without_noise_it_is_the_ode():
     drift = from_function(lambda t, x: jnp.cos(3 * x + t[:, None]))
     x0 = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
@@ -267,12 +311,18 @@ def test_mistakes_are_named(without_hook):
     x0, key = jnp.ones((2, 3)), jax.random.key(0)
     rows = [
         ({"x0": jnp.ones((0, 3))}, r"not empty, got shape \(0, 3\)"),
+        ({"x0": 1j * x0}, "real numbers, got dtype complex64"),
+        ({"cond": np.ones(1)}, r"cond must have one row for each of the 2 samples, got shape \(1,\)"),
+        ({"num_steps": 10.0}, "num_steps must be an integer, got 10.0"),
         ({"solver": diffrax.Midpoint()}, "got Midpoint: the weak order"),
         ({"num_steps": 2}, r"\[0.0, 0.5, 1.0\] has noise.*three steps"),
         ({"t0": 1.0, "t1": 0.0}, "forwards in time.*from 1.0 to 0.0"),
         ({"progress": True}, "give chunk_size"),
         ({"key": jax.random.PRNGKey(0)}, "must be typed.*uint32"),
+        ({"key": 0}, "must be typed, from jax.random.key, got 0"),
+        ({"key": None}, "must be typed, from jax.random.key, got None"),
         ({"key": jax.random.split(key, 3)}, r"each of the 2 rows, got shape \(3,\)"),
+        ({"diffusion": 1.0}, r"function of flow time, got 1.0: .*diffusions.constant\(level\)"),
         ({"diffusion": lambda t: jnp.ones((*t.shape, 1))}, r"shape \(2,\), got \(2, 1\)"),
         ({"score": from_function(lambda t, x: x[:, :1])}, r"\(2, 1\).*\(2, 3\)"),
     ]

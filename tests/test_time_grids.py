@@ -34,6 +34,15 @@ def test_the_shift_by_hand_and_in_the_time_of_its_authors():
     np.testing.assert_allclose(time_grids.shifted(times[::-1], 3.0), time_grids.shifted(times, 3.0)[::-1])
 
 
+def test_a_shift_may_be_large_until_times_fall_together():
+    times = [0.0, 0.5, 0.75, 1.0]
+    np.testing.assert_allclose(
+        time_grids.shifted(times, 1e16), [0, 1e-16, 3e-16, 1], rtol=1e-12
+    )  # t / (shift (1 - t))
+    with pytest.raises(ValueError, match="shift is 1e-20; it moves different times"):
+        time_grids.shifted(times, 1e-20)
+
+
 def test_the_sampler_steps_along_the_grid_both_ways():
     """Euler's method for dx/dt = 2 t: the sum of left end points, in the order of integration."""
     drift = from_function(lambda t, x: 2 * t[:, None] * jnp.ones_like(x))
@@ -49,6 +58,7 @@ def test_the_sampler_steps_along_the_grid_both_ways():
     ("grid", "message"),
     [
         (lambda: time_grids.uniform(0), "num_steps must be >= 1, got 0"),
+        (lambda: time_grids.uniform(2.5), "num_steps must be an integer, got 2.5"),
         (lambda: time_grids.cosine(-1), "got -1"),
         (lambda: time_grids.shifted([0.0, 1.0], 0.0), "shift is 0.0"),
         (lambda: time_grids.shifted([0.0, 1.0], float("inf")), "shift is inf"),
@@ -60,6 +70,6 @@ def test_the_sampler_steps_along_the_grid_both_ways():
         (lambda: time_grids.checked([0.0, 1.0 - 1e-9, 1.0], np.float32), "monotone in float32"),
     ],
 )
-def test_mistakes_are_named(grid, message):
+def test_mistakes_are_named(grid, message, without_hook):
     with pytest.raises(ValueError, match=message):
         grid()

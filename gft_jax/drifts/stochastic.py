@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from gft_jax.couplings import Coupling, independent
 from gft_jax.diffusions import Diffusion
@@ -62,18 +62,36 @@ def as_sde_drift(drift: Drift, score: Drift, diffusion: Diffusion) -> Drift:
         score: ``grad_x log p_t(x)``, a function of the same form and parameters.
         diffusion: the noise level g, see `gft_jax.diffusions`.
 
+    Raises:
+        ValueError: from the drift, if diffusion is no function or does not return one noise level a row.
+
     Source: Song et al., "Score-based generative modeling through stochastic differential equations",
     arXiv:2011.13456, appendix D; Albergo, Boffi, Vanden-Eijnden, "Stochastic interpolants", arXiv:2303.08797.
     """
 
     def sde_drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
         velocity = evaluate(drift, params, t, x, cond)
-        level = diffusion(t)
-        if jnp.shape(level) != jnp.shape(t):
-            raise ValueError(
-                f"diffusion must return one noise level a row, shape {jnp.shape(t)}, got {jnp.shape(level)}."
-            )
+        level = noise_level(diffusion, t)
         factor = (level**2 / 2).reshape(level.shape + (1,) * (x.ndim - 1)).astype(x.dtype)
         return velocity + factor * evaluate(score, params, t, x, cond)
 
     return sde_drift
+
+
+def noise_level(diffusion: Diffusion, t: Float[Array, "batch"]) -> Float[Array, "batch"]:
+    """g(t) of a diffusion that a user has written.
+
+    Raises:
+        ValueError: if it is no function, or returns anything but one noise level for each time.
+    """
+    if not callable(diffusion):
+        raise ValueError(
+            f"diffusion must be a function of flow time, got {diffusion!r}: for a constant noise level give "
+            "diffusions.constant(level)."
+        )
+    level = diffusion(t)
+    if jnp.shape(level) != t.shape:
+        raise ValueError(
+            f"diffusion must return one noise level a row, shape {t.shape}, got {jnp.shape(level)}."
+        )
+    return level

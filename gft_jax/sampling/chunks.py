@@ -8,6 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from tqdm import tqdm
 
+from gft_jax.sampling.arguments import checked_count
+
 
 def in_chunks(sample: Callable[[Any], Any], rows: Any, chunk_size: int, axes: Any, progress: bool) -> Any:
     """Results of a sampler on rows, found a chunk at a time and joined on the host, in NumPy arrays.
@@ -18,25 +20,17 @@ def in_chunks(sample: Callable[[Any], Any], rows: Any, chunk_size: int, axes: An
 
     Args:
         sample: chunk of rows -> a NamedTuple of results, a pure function of them.
-        rows: pytree of ``[num, ...]``.
+        rows: pytree of ``[num, ...]``, the same number in all leaves.
         chunk_size: rows of a chunk, >= 1.
         axes: which axis of each field of the results runs over the rows.
         progress: whether to show a bar of the rows that are done.
 
     Raises:
-        ValueError: for a chunk size below one, leaves of different numbers of rows, or under jit, where nothing can
-            be moved to the host.
+        ValueError: for a chunk size that is no positive integer, or under jit, where nothing can be moved to the
+            host.
     """
-    leaves = jax.tree.leaves(rows)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be >= 1, got {chunk_size}.")
-    num_rows = len(leaves[0])
-    if any(len(leaf) != num_rows for leaf in leaves):
-        raise ValueError(
-            f"conditions and keys must have one row for each of the {num_rows} samples, got leaves of "
-            f"{[len(leaf) for leaf in leaves]} rows."
-        )
-    size = min(chunk_size, num_rows)
+    num_rows = len(jax.tree.leaves(rows)[0])
+    size = min(checked_count("chunk_size", chunk_size), num_rows)
     pieces = []
     with tqdm(total=num_rows, unit="row", disable=not progress) as bar:
         for start in range(0, num_rows, size):

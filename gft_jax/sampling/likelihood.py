@@ -9,10 +9,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
+from gft_jax.conditions import check_rows
 from gft_jax.drifts import evaluate
 from gft_jax.sampling import time_grids
+from gft_jax.sampling.arguments import checked_count, checked_states
 from gft_jax.sampling.chunks import in_chunks
 from gft_jax.sampling.ode import sample_ode
 from gft_jax.sampling.row_keys import row_keys
@@ -56,7 +58,7 @@ def standard_normal(x: Float[Array, "batch *event"]) -> Float[Array, "batch"]:
 def log_likelihood(
     drift: Drift,
     params: Any,
-    x1: Float[Array | np.ndarray, "batch *event"],
+    x1: Real[Array | np.ndarray, "batch *event"] | Sequence[Any],
     *,
     cond: Any = None,
     hutchinson: Hutchinson | None = None,
@@ -103,29 +105,32 @@ def log_likelihood(
         progress: whether to show a bar: of flow time, or of rows if in chunks.
 
     Raises:
-        ValueError: for x1 or an option that `sample_ode` refuses; times that do not decrease, or t1 <= t0; fewer than
-            one probe; keys that are not typed, or neither one nor one a row; a source log-density of another shape.
+        ValueError: for x1, conditions or an option that `sample_ode` refuses; times that do not decrease, or t1 <=
+            t0; what is no `Hutchinson`, or has fewer than one probe; keys that are not typed, or neither one nor one
+            a row; a source log-density of another shape.
 
     Source: Chen et al., "Neural ordinary differential equations", arXiv:1806.07366, theorem 1; random directions:
     Grathwohl et al., "FFJORD", arXiv:1810.01367, eq. 8.
     """
-    if np.size(x1) == 0:
-        raise ValueError(f"x1 must be [batch, *event] and not empty, got shape {np.shape(x1)}.")
+    x1 = checked_states("x1", x1)
+    check_rows("cond", cond, len(x1))
+    grid = time_grids.resolve(times, t0, t1, num_steps, np.float64)
     if times is None:
-        t0, t1 = 0.0 if t0 is None else t0, 1.0 if t1 is None else t1
-        first, last = t1, t0
-        interval = {"t0": t1, "t1": t0, "num_steps": num_steps}
+        last, first = map(float, grid[[0, -1]])
+        interval: dict[str, Any] = {"t0": first, "t1": last, "num_steps": num_steps}
     else:
-        first, last = time_grids.checked(times, np.float64)[[0, -1]]
-        interval = {"t0": t0, "t1": t1, "num_steps": num_steps, "times": times}
+        first, last = grid[[0, -1]]
+        interval = {"times": times}
     if first < last:
         raise ValueError(
             f"the likelihood runs from data to source, backwards in flow time: got {first} to {last}."
         )
     if stepsize_controller is None and times is None and num_steps is None:
         stepsize_controller = diffrax.PIDController(rtol=1e-5, atol=1e-5)
-    if hutchinson is not None and hutchinson.num_probes < 1:
-        raise ValueError(f"num_probes must be >= 1, got {hutchinson.num_probes}.")
+    if hutchinson is not None:
+        if not isinstance(hutchinson, Hutchinson):
+            raise ValueError(f"hutchinson must be Hutchinson(key) or None, got {hutchinson!r}.")
+        hutchinson = hutchinson._replace(num_probes=checked_count("num_probes", hutchinson.num_probes))
     dtype = jnp.promote_types(jnp.result_type(x1), jnp.float32)
     event_shape = np.shape(x1)[1:]
 

@@ -9,10 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
+from gft_jax.conditions import check_rows
 from gft_jax.drifts import evaluate
 from gft_jax.sampling import time_grids
+from gft_jax.sampling.arguments import as_data, check_known, checked_count, checked_states
 from gft_jax.sampling.chunks import in_chunks
 from gft_jax.sampling.steps import CountFreshSteps, GridSteps, evaluations_per_step
 from gft_jax.types import Drift
@@ -29,9 +31,9 @@ class OdeSample(NamedTuple):
     """State at t1; meaningless where ``succeeded`` is False."""
     trajectory: Float[Array, "num_saved batch *event"] | None
     """States along the way, if asked for."""
-    times: Float[Array, "num_saved *rows"] | None
-    """Flow times of the trajectory; ``[num_saved, batch]`` where rows chose their own steps, or chunks theirs, and
-    every step is saved."""
+    times: Float[Array | np.ndarray, "num_saved *rows"] | None
+    """Flow times of the trajectory: those of ``save_at`` or of the grid, in NumPy; with ``save_steps`` and a controller
+    those that it chose, ``[num_saved, batch]`` where rows chose their own steps, or chunks theirs."""
     num_evaluations: Int[Array, "*rows"]
     """Number of evaluations of the drift on the whole batch (NFE), rejected steps included."""
     succeeded: Bool[Array, "*rows"]
@@ -43,7 +45,7 @@ class OdeSample(NamedTuple):
 def sample_ode(
     drift: Drift,
     params: Any,
-    x0: Float[Array | np.ndarray, "batch *event"],
+    x0: Real[Array | np.ndarray, "batch *event"] | Sequence[Any],
     *,
     cond: Any = None,
     t0: float | None = None,
@@ -77,8 +79,8 @@ def sample_ode(
     Args:
         drift: the velocity field.
         params: its parameters.
-        x0: states at t0, ``[batch, *event]``, not empty. The state keeps this dtype, but half precision is
-            integrated (and returned) in float32.
+        x0: states at t0, ``[batch, *event]``, not empty. The state keeps this dtype, but half precision and
+            integers are integrated (and returned) in float32.
         cond: condition of the rows, a pytree of ``[batch, ...]``, or None.
         t0: flow time at the start, in [0, 1], by default 0. With t0=1 and t1=0, data are encoded into noise.
         t1: flow time at the end, in [0, 1], by default 1; different from t0.
@@ -102,18 +104,18 @@ def sample_ode(
         progress: whether to show a bar: of flow time, or of rows if in chunks.
 
     Raises:
-        ValueError: if x0 is empty; times are out of range, not monotone, or given in two ways; num_steps, max_steps
-            or chunk_size is not positive; the solver cannot be counted, or gives no error estimate where a
-            controller needs one; the controller is not adaptive, or missing where rows should choose their steps;
-            save_at is out of range or order, or given together with save_steps; chunks are asked for under jit; or
-            the drift does not return the shape of x0.
+        ValueError: if x0 is empty, has no batch axis or is not real; conditions do not have one row for each of x0;
+            times are out of range, not monotone, traced, or given in two ways; num_steps, max_steps or chunk_size is
+            no positive integer; the solver cannot be counted, or gives no error estimate where a controller needs
+            one; the controller is not adaptive, or missing where rows should choose their steps; save_at is out of
+            range or order, or given together with save_steps; chunks are asked for under jit; or the drift does not
+            return the shape of x0.
 
     Source: P. Kidger, "On neural differential equations", arXiv:2202.02435 (Diffrax).
     """
-    if np.size(x0) == 0:
-        raise ValueError(f"x0 must be [batch, *event] and not empty, got shape {np.shape(x0)}.")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be >= 1, got {max_steps}.")
+    x0 = checked_states("x0", x0)
+    check_rows("cond", cond, len(x0))
+    max_steps = checked_count("max_steps", max_steps)
     if save_at is not None and save_steps:
         raise ValueError("save_at and save_steps are two ways to choose a trajectory; give one of them.")
     dtype = jnp.promote_types(jnp.result_type(x0), jnp.float32)
@@ -126,42 +128,40 @@ def sample_ode(
         controller = jax.tree.map(
             lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, stepsize_controller
         )
+    saved_times = None if save_at is None else _saved_times(save_at, grid)
     solve = functools.partial(
         _solve,
         drift,
         solver=solver,
         controller=CountFreshSteps(controller, len(grid) - 1),
         interval=grid[[0, -1]],
-        save_at=None if save_at is None else _saved_times(save_at, grid),
+        save_at=saved_times,
         save_steps=save_steps,
         max_steps=max_steps,
         progress_meter=diffrax.TqdmProgressMeter()
         if progress and chunk_size is None
         else diffrax.NoProgressMeter(),
     )
-    data = jax.tree.map(_as_data, params)
+    data = as_data(params)
+    if save_steps and stepsize_controller is None:
+        saved_times = grid
 
     def integrate(rows: tuple[Any, Any]) -> OdeSample:
-        x, row_cond = jnp.asarray(rows[0], dtype), jax.tree.map(_as_data, rows[1])
-        return _solve_by_row(solve, data, x, row_cond) if steps_by_row else solve(data, x, row_cond)
+        x, row_cond = jnp.asarray(rows[0], dtype), rows[1]
+        sample = _solve_by_row(solve, data, x, row_cond) if steps_by_row else solve(data, x, row_cond)
+        if saved_times is not None:  # the solver's own are wrong where it failed
+            return sample._replace(times=None)
+        if chunk_size is None or sample.times is None or sample.times.ndim == 2:
+            return sample
+        # Chunks whose steps adapt to them save different times: one column for each row, to be joined like states.
+        columns = jnp.broadcast_to(sample.times[:, None], (len(sample.times), len(x)))
+        return sample._replace(times=columns)
 
-    # Chunks whose steps adapt to them save different times: one column for each row, to be joined like states.
-    own_times = save_steps and stepsize_controller is not None
-    if chunk_size is None:
-        sample = integrate((x0, cond))
-    else:
-
-        def integrate_chunk(rows: tuple[Any, Any]) -> OdeSample:
-            piece = integrate(rows)
-            if piece.times is None or piece.times.ndim == 2:
-                return piece
-            columns = jnp.broadcast_to(piece.times[:, None], (len(piece.times), len(piece.x)))
-            return piece._replace(times=columns)
-
-        sample = in_chunks(integrate_chunk, (x0, cond), chunk_size, _ROW_AXES, progress)
-    if sample.times is not None and sample.times.ndim == 2 and not own_times:
-        return sample._replace(times=sample.times[:, 0])
-    return sample
+    rows = (x0, cond)
+    sample = (
+        integrate(rows) if chunk_size is None else in_chunks(integrate, rows, chunk_size, _ROW_AXES, progress)
+    )
+    return sample if saved_times is None else sample._replace(times=saved_times)
 
 
 _ROW_AXES = OdeSample(x=0, trajectory=1, times=1, num_evaluations=0, succeeded=0, result=0)  # pyright: ignore
@@ -242,13 +242,9 @@ def _velocity(drift: Drift, t: Array, x: Array, args: Any) -> Array:
     return evaluate(drift, params, t, x, cond).astype(x.dtype)
 
 
-def _as_data(leaf: Any) -> Any:
-    """Python numbers would be static in Diffrax's own jit, and another value would compile again."""
-    return jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
-
-
 def _saved_times(save_at: Sequence[float] | np.ndarray | Array, grid: np.ndarray) -> np.ndarray:
     """The times at which a trajectory is wanted, checked, in the dtype of the grid."""
+    check_known(save_at=save_at)
     times = np.asarray(save_at, grid.dtype)
     t0, t1 = grid[0], grid[-1]
     if times.ndim != 1 or times.size == 0:

@@ -11,8 +11,10 @@ def row_keys(key: Key[Array, "*rows"], num_rows: int) -> Key[Array, "rows"]:
     Raises:
         ValueError: for a key that is not typed, or keys that are neither one nor one a row.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"key must be typed, from jax.random.key, got an array of dtype {key.dtype}.")
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        found = repr(key) if dtype is None else f"an array of dtype {dtype}"
+        raise ValueError(f"key must be typed, from jax.random.key, got {found}.")
     if key.shape == ():
         return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(num_rows))
     if key.shape != (num_rows,):

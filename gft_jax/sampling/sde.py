@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import lineax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
+from gft_jax.conditions import check_rows
 from gft_jax.diffusions import Diffusion
 from gft_jax.drifts import as_sde_drift, evaluate
 from gft_jax.sampling import time_grids
+from gft_jax.sampling.arguments import as_data, checked_states
 from gft_jax.sampling.chunks import in_chunks
 from gft_jax.sampling.row_keys import row_keys
 from gft_jax.sampling.steps import evaluations_per_step
@@ -27,8 +29,8 @@ class SdeSample(NamedTuple):
     """State at t1; meaningless where ``succeeded`` is False."""
     trajectory: Float[Array, "num_times batch *event"] | None
     """States at the times of the grid, if asked for."""
-    times: Float[Array, "num_times"] | None
-    """Flow times of the trajectory."""
+    times: Float[Array | np.ndarray, "num_times"] | None
+    """Flow times of the trajectory, in NumPy: those of the grid."""
     num_evaluations: Int[Array, "*rows"]
     """Number of evaluations of the drift on the whole batch (NFE); the score is evaluated as often, but not on
     steps that touch flow time 0 or 1."""
@@ -39,7 +41,7 @@ class SdeSample(NamedTuple):
 def sample_sde(
     drift: Drift,
     params: Any,
-    x0: Float[Array | np.ndarray, "batch *event"],
+    x0: Real[Array | np.ndarray, "batch *event"] | Sequence[Any],
     key: Key[Array, "*rows"],
     *,
     score: Drift,
@@ -64,6 +66,8 @@ def sample_sde(
     noise act on the steps between. g is not evaluated at 0 and 1, nor the score. On a grid from 0 to 1 that takes at
     least three steps. Between the ends the steps must be short against the time in which score and noise change X:
     near t = 0 a memoryless g forgets X within a time of about t, which the second of equal steps just resolves.
+    The drift itself is evaluated at t0, and by Heun's method at t1 too: take t1 below 1 where the velocity is singular
+    there, as on the variance-preserving path, or Heun's samples are NaN.
 
     Solvers: Euler-Maruyama (``diffrax.Euler()``) of weak order 1, and Heun's method (``diffrax.Heun()``), which
     evaluates twice a step and is of weak order 2 *because g depends on t alone*: the moments of X at t1 err by
@@ -81,7 +85,7 @@ def sample_sde(
     Args:
         drift: the velocity field v.
         params: its parameters, and those of the score.
-        x0: states at t0, ``[batch, *event]``, not empty; half precision becomes float32.
+        x0: states at t0, ``[batch, *event]``, not empty; half precision and integers become float32.
         key: one typed key for each row ``[batch]``, or a single one, of which row i takes ``fold_in(key, i)``.
         score: ``grad_x log p_t(x)`` in the form of a drift, with the same params: a head of the same network, or
             `gft_jax.drifts.as_score` of the velocity, where that holds. (One evaluation of a network that both
@@ -100,16 +104,17 @@ def sample_sde(
         progress: whether to show a bar of the rows, if in chunks.
 
     Raises:
-        ValueError: if x0 is empty; the grid is out of range, not increasing, given in two ways or without a step
-            that has noise; the solver is another one; keys are not typed, or neither one nor one a row; progress is
-            asked for without chunks, or chunks under jit; drift, score or diffusion return another shape.
+        ValueError: if x0 is empty, has no batch axis or is not real; conditions do not have one row for each of x0;
+            the grid is out of range, not increasing, traced, given in two ways or without a step that has noise; the
+            solver is another one; keys are not typed, or neither one nor one a row; progress is asked for without
+            chunks, or chunks under jit; drift, score or diffusion return another shape, or diffusion is no function.
 
     Source: arXiv:2011.13456 (Song et al.) and arXiv:2303.08797 (Albergo et al.) for the equation; weak order of
     Heun's method with additive noise: Kloeden and Platen, "Numerical solution of stochastic differential equations",
     chapter 15.
     """
-    if np.size(x0) == 0:
-        raise ValueError(f"x0 must be [batch, *event] and not empty, got shape {np.shape(x0)}.")
+    x0 = checked_states("x0", x0)
+    check_rows("cond", cond, len(x0))
     if not isinstance(solver, diffrax.Euler | diffrax.Heun):
         raise ValueError(
             f"solver must be diffrax.Euler() (Euler-Maruyama) or diffrax.Heun(), got {type(solver).__name__}: the weak "
@@ -128,13 +133,15 @@ def sample_sde(
             "steps from 0 to 1, or sample_ode."
         )
 
+    data = as_data(params)
+
     def integrate(rows: tuple[Any, Any, Any]) -> SdeSample:
         x, keys, row_cond = rows
         trajectory = _integrate(
             (drift, score, diffusion),
             solver,
             save_steps,
-            params,
+            data,
             jnp.asarray(x, dtype),
             keys,
             row_cond,
@@ -150,7 +157,7 @@ def sample_sde(
     rows = (x0, row_keys(key, len(x0)), cond)
     axes = SdeSample(x=0, trajectory=1, times=None, num_evaluations=0, succeeded=0)  # pyright: ignore
     sample = integrate(rows) if chunk_size is None else in_chunks(integrate, rows, chunk_size, axes, progress)
-    return sample._replace(times=jnp.asarray(grid)) if save_steps else sample
+    return sample._replace(times=grid) if save_steps else sample
 
 
 @eqx.filter_jit

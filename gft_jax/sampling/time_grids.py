@@ -11,6 +11,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from gft_jax.sampling.arguments import check_known, checked_count
+
 
 def uniform(num_steps: int) -> Float[np.ndarray, "num_times"]:
     """Equal steps, ``t_k = k / num_steps``.
@@ -18,7 +20,7 @@ def uniform(num_steps: int) -> Float[np.ndarray, "num_times"]:
     Raises:
         ValueError: for fewer than one step.
     """
-    _check_count(num_steps)
+    num_steps = checked_count("num_steps", num_steps)
     return np.linspace(0.0, 1.0, num_steps + 1)
 
 
@@ -32,7 +34,7 @@ def cosine(num_steps: int) -> Float[np.ndarray, "num_times"]:
     Raises:
         ValueError: for fewer than one step.
     """
-    _check_count(num_steps)
+    num_steps = checked_count("num_steps", num_steps)
     # 1 - cos(a) as 2 sin^2(a / 2): the first times keep all their digits.
     times = 2 * np.sin(np.pi / 4 * np.linspace(0.0, 1.0, num_steps + 1)) ** 2
     times[-1] = 1.0
@@ -56,12 +58,19 @@ def shifted(
         shift: positive and finite; 1 changes nothing.
 
     Raises:
-        ValueError: for times outside [0, 1] or not strictly monotone, or a shift out of range.
+        ValueError: for times outside [0, 1] or not strictly monotone, or a shift out of range, or so far from 1 that
+            times can no longer be told apart.
     """
     if not 0 < shift < np.inf:
         raise ValueError(f"shift is {shift}; it must be positive and finite. 1 leaves the grid as it is.")
     grid = checked(times, np.float64)
-    return grid / (shift - (shift - 1) * grid)
+    # The denominator as a sum of positive numbers: its digits do not cancel, however large the shift.
+    moved = grid / (grid + shift * (1 - grid))
+    if not np.all(np.diff(moved) * (grid[-1] - grid[0]) > 0):
+        raise ValueError(
+            f"shift is {shift}; it moves different times of the grid onto one. Take it closer to 1."
+        )
+    return moved
 
 
 def resolve(
@@ -74,9 +83,10 @@ def resolve(
     """The grid that a sampler was asked for: ``times``, or equal steps (100 by default) from t0 to t1 (0 to 1).
 
     Raises:
-        ValueError: for both ways at once, equal ends, times outside [0, 1] or not strictly monotone in dtype,
+        ValueError: for both ways at once, equal ends, times outside [0, 1], traced or not strictly monotone in dtype,
             fewer than one step.
     """
+    check_known(t0=t0, t1=t1, num_steps=num_steps)
     if times is not None:
         if (t0, t1, num_steps) != (None, None, None):
             raise ValueError(
@@ -87,8 +97,7 @@ def resolve(
     start, end = 0.0 if t0 is None else t0, 1.0 if t1 is None else t1
     if not (0 <= start <= 1 and 0 <= end <= 1) or start == end:
         raise ValueError(f"t0 and t1 must be different times in [0, 1], got t0={start} and t1={end}.")
-    count = 100 if num_steps is None else num_steps
-    _check_count(count)
+    count = 100 if num_steps is None else checked_count("num_steps", num_steps)
     return checked(np.linspace(start, end, count + 1), dtype)
 
 
@@ -96,8 +105,10 @@ def checked(times: Sequence[float] | np.ndarray | Array, dtype: DTypeLike) -> np
     """A grid as an array of a dtype.
 
     Raises:
-        ValueError: unless it holds at least two times, in [0, 1] and strictly monotone in that dtype.
+        ValueError: unless it holds at least two times, known at trace time, in [0, 1] and strictly monotone in that
+            dtype.
     """
+    check_known(times=times)
     grid = np.asarray(times, np.float64)
     if grid.ndim != 1 or grid.size < 2:
         raise ValueError(
@@ -113,8 +124,3 @@ def checked(times: Sequence[float] | np.ndarray | Array, dtype: DTypeLike) -> np
             f"at index {wrong} of a grid from {grid[0]} to {grid[-1]}."
         )
     return grid.astype(dtype)
-
-
-def _check_count(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}.")
