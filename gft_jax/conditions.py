@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_rows(name: str, cond: Any, num_rows: int) -> None:
@@ -31,7 +32,8 @@ def null_like(null_cond: Any, cond: Any) -> Any:
 
     Raises:
         ValueError: if the null condition has another structure than a row of cond, or a leaf of another shape, or
-            one that changes its value in the dtype of cond (such as 0.5 among integer labels).
+            one that changes its value in the dtype of cond (such as 0.5 among integer labels; values that are traced
+            cannot be checked).
     """
     structures = jax.tree.structure(null_cond), jax.tree.structure(cond)
     if structures[0] != structures[1]:
@@ -45,6 +47,8 @@ def null_like(null_cond: Any, cond: Any) -> Any:
             raise ValueError(
                 f"{name} must be like one row of cond, shape {np.shape(rows)[1:]}, got shape {np.shape(null)}."
             )
+        if isinstance(null, Tracer):
+            return null.astype(rows.dtype)
         row = np.asarray(null).astype(rows.dtype)
         if not jnp.issubdtype(rows.dtype, jnp.inexact) and not np.array_equal(row, null):
             raise ValueError(f"{name} is {null}, which {rows.dtype}, the dtype of cond, cannot hold.")

@@ -51,6 +51,23 @@ def test_guidance_is_the_formula_and_scale_one_the_conditional_velocity_bit_for_
     np.testing.assert_allclose(found, 4 * X, rtol=1e-6)
 
 
+def test_a_null_condition_may_be_traced_and_the_scale_has_a_derivative_but_at_the_ends():
+    styled = from_function(lambda t, x, cond: x * cond[:, None])
+    cond = jnp.full(4, 3.0)
+
+    @jax.jit
+    def total(null, scale):
+        params = GuidanceParams(None, scale)
+        return jnp.sum(evaluate(guide(styled, null, interval=np.array([0.2, 1.0])), params, T, X, cond))
+
+    inside = X[1:].sum()  # at T[0] there is no guidance
+    np.testing.assert_allclose(total(0.5, 2.0), 3 * X[0].sum() + 5.5 * inside, rtol=1e-5)
+    by_null, by_scale = jax.jit(jax.grad(total, (0, 1)))(0.5, 2.0)
+    np.testing.assert_allclose(by_null, -inside, rtol=1e-5)
+    np.testing.assert_allclose(by_scale, 2.5 * inside, rtol=1e-5)
+    assert jax.jit(jax.grad(total, 1))(0.5, 1.0) == 0.0
+
+
 @pytest.mark.parametrize("which", ["guide", "blend"])
 def test_outside_the_interval_there_is_one_evaluation_and_one_velocity(which):
     """Both ends belong to it; rows at different times are told apart."""
@@ -139,8 +156,16 @@ def test_the_laws_below_at_and_above_weight_one(x64):
             assert np.abs(guided - partly).max() > 0.05
 
 
-def test_mistakes_are_named():
-    for interval in [(0.5, 0.5), (-0.1, 1.0), (0.2, 1.1), (0.8, 0.2), (float("nan"), 1.0)]:
+def test_mistakes_are_named(without_hook):
+    for interval in [
+        (0.5, 0.5),
+        (-0.1, 1.0),
+        (0.2, 1.1),
+        (0.8, 0.2),
+        (float("nan"), 1.0),
+        (0.2, 0.5, 1.0),
+        np.array([1.0, 0.2]),
+    ]:
         with pytest.raises(ValueError, match=r"0 <= start < end <= 1"):
             guide(labelled, NULL, interval=interval)
         with pytest.raises(ValueError, match=r"0 <= start < end <= 1"):
@@ -160,3 +185,7 @@ def test_mistakes_are_named():
     for null, cond, scale, message in rows:
         with pytest.raises(ValueError, match=message):
             evaluate(guide(labelled, null), GuidanceParams(TABLE, scale), T, X, cond)
+    with pytest.raises(ValueError, match=r"GuidanceParams\(params, scale\) as its parameters, got dict"):
+        evaluate(guide(labelled, NULL), TABLE, T, X, COND)
+    with pytest.raises(ValueError, match=r"BlendParams\(base, tuned, target_weight\) .*, got dict"):
+        evaluate(blend(labelled), TABLE, T, X, COND)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -37,7 +38,10 @@ class GuidanceParams(NamedTuple):
 
 
 def blend(
-    drift_base: Drift, drift_tuned: Drift | None = None, *, interval: tuple[float, float] = ALWAYS
+    drift_base: Drift,
+    drift_tuned: Drift | None = None,
+    *,
+    interval: tuple[float, float] | np.ndarray = ALWAYS,
 ) -> Drift:
     """Drift over `BlendParams`: ``v = (1 - w) v_base + w v_tuned``, w the target weight.
 
@@ -59,16 +63,21 @@ def blend(
             fine-tuned one. See `guide` for the jumps that it makes.
 
     Raises:
-        ValueError: for an interval that is not ``0 <= start < end <= 1``; from the drift, for weights that are
-            neither a scalar nor one a row.
+        ValueError: for an interval that is not ``0 <= start < end <= 1``; from the drift, for parameters that are no
+            `BlendParams`, or weights that are neither a scalar nor one a row.
 
     Source: guidance by a weaker version of the model, Karras et al., "Guiding a diffusion model with a bad version of
     itself", arXiv:2406.02507.
     """
-    _check_interval(interval)
+    interval = _checked_interval(interval)
     drift_other = drift_base if drift_tuned is None else drift_tuned
 
-    def drift(params: BlendParams, t: Array, x: Array, cond: Any = None, /) -> Array:
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        if not isinstance(params, BlendParams):
+            raise ValueError(
+                "a blended drift takes BlendParams(base, tuned, target_weight) as its parameters, got "
+                f"{type(params).__name__}."
+            )
         return _between(
             lambda: evaluate(drift_base, params.base, t, x, cond),
             lambda: evaluate(drift_other, params.tuned, t, x, cond),
@@ -81,13 +90,14 @@ def blend(
     return drift
 
 
-def guide(drift: Drift, null_cond: Any, *, interval: tuple[float, float] = ALWAYS) -> Drift:
+def guide(drift: Drift, null_cond: Any, *, interval: tuple[float, float] | np.ndarray = ALWAYS) -> Drift:
     """Drift over `GuidanceParams` by classifier-free guidance: ``v = v(null) + s (v(cond) - v(null))``.
 
     The scale s is 1 for the conditional velocity (bit for bit), 0 for the unconditional one. Some authors write
     ``1 + w`` for it. The model must have been trained with conditions dropped to the same null
     (``cond_dropout`` and ``null_cond`` of `gft_jax.pairing.batches`). The guided field is no marginal velocity: at
-    scales other than 0 and 1 its samples do not in general follow ``p(x | cond)^s p(x)^(1 - s)``.
+    scales other than 0 and 1 its samples do not in general follow ``p(x | cond)^s p(x)^(1 - s)``. The derivative by s
+    is that of the formula, but zero at exactly 0 and 1, where the velocity is that of the one evaluation.
 
     Cost: two evaluations of the drift where there is guidance, and one outside the interval. Counts of evaluations by
     a sampler are of the guided drift, so two each. An interval makes the velocity jump in time. Fixed steps then err
@@ -97,20 +107,25 @@ def guide(drift: Drift, null_cond: Any, *, interval: tuple[float, float] = ALWAY
     Args:
         drift: the conditional velocity field.
         null_cond: the null condition, like one row of cond (leaves ``[...]`` where cond has ``[batch, ...]``), the
-            same for all rows; or None for a drift that is called without a condition instead.
+            same for all rows; or None for a drift that is called without a condition instead. It may be traced.
         interval: flow times (both ends included) with guidance; outside, the velocity is the conditional one.
 
     Raises:
-        ValueError: for an interval that is not ``0 <= start < end <= 1``; from the drift, if it is called without
-            a condition, the null condition is not like one row of it, or scales are neither a scalar nor one a row.
+        ValueError: for an interval that is not ``0 <= start < end <= 1``; from the drift, if it is called without a
+            condition or with parameters that are no `GuidanceParams`, the null condition is not like one row of it,
+            or scales are neither a scalar nor one a row.
 
     Source: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598; intervals: Kynkäänniemi et al.,
     "Applying guidance in a limited interval improves sample and distribution quality in diffusion models",
     arXiv:2404.07724.
     """
-    _check_interval(interval)
+    interval = _checked_interval(interval)
 
-    def guided(params: GuidanceParams, t: Array, x: Array, cond: Any = None, /) -> Array:
+    def guided(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        if not isinstance(params, GuidanceParams):
+            raise ValueError(
+                f"a guided drift takes GuidanceParams(params, scale) as its parameters, got {type(params).__name__}."
+            )
         if cond is None:
             raise ValueError("guidance is towards a condition, but the drift was called with cond=None.")
         null = None
@@ -159,9 +174,9 @@ def _between(
     return jnp.where(weight == 0, zero, jnp.where(weight == 1, one, (1 - weight) * zero + weight * one))
 
 
-def _check_interval(interval: tuple[float, float]) -> None:
-    start, end = interval
-    if not 0 <= start < end <= 1:
+def _checked_interval(interval: tuple[float, float] | np.ndarray) -> tuple[float, float]:
+    if np.shape(interval) != (2,) or not 0 <= interval[0] < interval[1] <= 1:
         raise ValueError(
             f"interval is {interval}; it must be (start, end) in flow time with 0 <= start < end <= 1."
         )
+    return float(interval[0]), float(interval[1])
