@@ -120,7 +120,7 @@ def batches(
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
             of range, conditions of another length or not finite, source rows of another shape, a batch size below one,
             a negative seed; for dropout outside [0, 1], without conditions or without a null condition like
-            theirs, or a null condition without dropout.
+            theirs, a null condition without dropout, or one that is a class.
 
     Source of the dropout: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
     """
@@ -131,7 +131,7 @@ def batches(
             raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
     if num_classes is not None:
         _check_labels(cond, num_classes)
-    dropout = _checked_dropout(cond_dropout, null_cond, cond)
+    dropout = _checked_dropout(cond_dropout, null_cond, cond, num_classes)
     event_shape = tuple(x1.shape[1:])
     if source is None:
         pair_one, pair_many = _from_noise(event_shape, jnp.asarray(x1[:1]).dtype, coupling, batch_size)
@@ -317,7 +317,9 @@ def _check_labels(cond: Any, num_classes: int) -> None:
         )
 
 
-def _checked_dropout(probability: float, null_cond: Any, cond: Any) -> tuple[np.ndarray, Any] | None:
+def _checked_dropout(
+    probability: float, null_cond: Any, cond: Any, num_classes: int | None
+) -> tuple[np.ndarray, Any] | None:
     """``(probability, null row)``, or None where nothing is dropped."""
     if not 0 <= probability <= 1:
         raise ValueError(f"cond_dropout is a probability in [0, 1], got {probability}")
@@ -329,7 +331,13 @@ def _checked_dropout(probability: float, null_cond: Any, cond: Any) -> tuple[np.
         return None
     if cond is None:
         raise ValueError(f"cond_dropout={probability} needs conditions to drop, and cond is None")
-    return np.asarray(probability, np.float32), null_like(null_cond, cond)
+    null_row = null_like(null_cond, cond)
+    if num_classes is not None and 0 <= null_row < num_classes:
+        raise ValueError(
+            f"null_cond is {null_cond}, one of the {num_classes} classes: dropped rows would count as its own. Give a "
+            f"label that is none, such as {num_classes}"
+        )
+    return np.asarray(probability, np.float32), null_row
 
 
 def _check_source(source: Source, event_shape: tuple[int, ...]) -> None:

@@ -207,6 +207,10 @@ def test_a_coupling_sees_the_conditions_that_are_dropped_afterwards():
         ({"cond_dropout": 0.1, "null_cond": 4}, "needs conditions to drop"),
         ({"cond": np.arange(4), "cond_dropout": 0.1, "null_cond": [4]}, "like one row of cond"),
         ({"cond": np.arange(4), "cond_dropout": 0.1, "null_cond": np.array([4])}, r"\(\), got shape \(1,\)"),
+        (
+            {"cond": np.arange(4), "num_classes": 4, "cond_dropout": 0.1, "null_cond": 3},
+            "null_cond is 3, one of the 4 classes: .* such as 4",
+        ),
         ({"source": rows_of(np.zeros((5, 2), np.float32))}, r"\(2,\).*\(3,\)"),
     ],
 )
