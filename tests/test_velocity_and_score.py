@@ -66,6 +66,44 @@ def test_the_true_velocity_and_score_are_its_minimiser_under_any_coupling(correl
         assert z_scores(0.1 * np.eye(4)[index])[index] > 6
 
 
+def test_its_terms_are_the_weighted_errors_of_both_heads_under_their_condition():
+    path, num_rows = gft.paths.brownian_bridge(LEVEL), 6
+
+    def head(scale):
+        return lambda params, t, x, cond=None: scale * cond[:, None] * x + t[:, None]
+
+    method = gft.objectives.velocity_and_score(
+        head(2.0),
+        head(-3.0),
+        path,
+        score_weighting=lambda t: 1 + t,
+        time_sampler=gft.objectives.time_sampling.uniform(EPSILON, 1 - EPSILON),
+        weighting=lambda t: 5 * t**2,
+    )
+    random = np.random.default_rng(0)
+    x0, x1 = jnp.asarray(random.normal(size=(2, num_rows, 3)), jnp.float32)
+    cond, weight = jnp.asarray(random.uniform(1, 2, (2, num_rows)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), num_rows)
+
+    @jax.jit
+    def terms_and_rows():
+        prepared = method.prepare(None, None, (), gft.Batch(x0, x1, keys, cond, weight=weight), jnp.zeros(()))
+        return method.loss(None, None, prepared, jnp.zeros(())), prepared[0]
+
+    terms, rows = jax.device_get(terms_and_rows())
+    t = rows.t.astype(float)[:, None]
+    # The conditional velocity and score of the bridge, from the point alone.
+    mean, spread = (1 - t) * x0 + t * x1, LEVEL**2 * t * (1 - t)
+    velocity = x1 - x0 + (1 - 2 * t) / (2 * t * (1 - t)) * (rows.x - mean)
+    of_velocity = np.sum((2 * cond[:, None] * rows.x + t - velocity) ** 2, axis=1) * 5 * t[:, 0] ** 2
+    of_score = np.sum((-3 * cond[:, None] * rows.x + t + (rows.x - mean) / spread) ** 2, axis=1)
+    of_score *= 1 + t[:, 0]
+    np.testing.assert_allclose(terms.stats["flow_matching_loss"], of_velocity, rtol=1e-4)
+    np.testing.assert_allclose(terms.stats["score_matching_loss"], of_score, rtol=1e-4)
+    np.testing.assert_allclose(terms.loss, of_velocity + of_score, rtol=1e-4)
+    np.testing.assert_array_equal(terms.weight, weight)
+
+
 def test_the_weight_makes_the_score_a_prediction_of_the_noise():
     path, t = gft.paths.brownian_bridge(LEVEL), jnp.array([0.01, 0.5, 0.99])
     noise = jnp.array([1.0, -2.0, 0.5])
@@ -76,13 +114,27 @@ def test_the_weight_makes_the_score_a_prediction_of_the_noise():
         gft.objectives.weighting.bridge(0)
 
 
-def test_a_path_without_a_score_is_refused():
+@pytest.mark.parametrize(
+    ("path", "score_weighting", "message"),
+    [
+        (gft.paths.linear(), gft.objectives.weighting.uniform, "this path has no conditional score"),
+        (
+            gft.paths.brownian_bridge(LEVEL),
+            lambda t: t[:, None],
+            r"score_weighting\(t\) must have one value a row, shape \(2,\), got shape \(2, 1\)",
+        ),
+    ],
+)
+def test_what_makes_no_regression_is_refused(path, score_weighting, message):
     method = gft.objectives.velocity_and_score(
-        *heads(0.0), gft.paths.linear(), score_weighting=gft.objectives.weighting.uniform
+        *heads(0.0),
+        path,
+        score_weighting=score_weighting,
+        time_sampler=gft.objectives.time_sampling.uniform(EPSILON, 1 - EPSILON),
     )
     batch = gft.Batch(jnp.zeros(2), jnp.ones(2), jax.random.split(jax.random.key(0), 2))
-    with pytest.raises(ValueError, match="this path has no conditional score"):
-        method.prepare(None, None, (), batch, jnp.zeros(()))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda batch: method.prepare(None, None, (), batch, jnp.zeros(())), batch)
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from gft_jax.drifts import evaluate
 from gft_jax.objectives import weighting as weightings
 from gft_jax.objectives.path_rows import path_rows, squared_norm
-from gft_jax.objectives.time_sampling import uniform
 from gft_jax.paths import Path
 from gft_jax.types import Batch, Drift, Objective, Terms, TimeSampler, Weighting
 
@@ -18,7 +18,7 @@ def velocity_and_score(
     path: Path,
     *,
     score_weighting: Weighting,
-    time_sampler: TimeSampler = uniform(),
+    time_sampler: TimeSampler,
     weighting: Weighting = weightings.uniform,
 ) -> Objective:
     """``E k(t) |v(t, x_t) - u_t|^2 + l(t) |s(t, x_t) - grad log p_t(x_t | x0, x1)|^2`` over a coupling of the ends.
@@ -39,11 +39,12 @@ def velocity_and_score(
         score_weighting: l(t). The conditional score is the noise over its standard deviation, up to sign; weighted
             with the variance the error is that of the noise, of order one at all times. For the Brownian bridge:
             `gft_jax.objectives.weighting.bridge`.
-        time_sampler: draws the flow time of a row; keep it inside (0, 1) for the Brownian bridge.
+        time_sampler: draws the flow time of a row; for the Brownian bridge, whose conditional velocity and score are
+            infinite at both ends, inside (0, 1): ``time_sampling.uniform(0.01, 0.99)``.
         weighting: k(t) of the velocity's squared error.
 
     Raises:
-        ValueError: at the first batch, if the path has no score.
+        ValueError: at the first batch, if the path has no score, or a weighting does not return one value a row.
     """
 
     def prepare(params: Any, base_params: Any, objective_state: Any, batch: Batch, temperature: Array) -> Any:
@@ -53,7 +54,13 @@ def velocity_and_score(
                 "this path has no conditional score (it carries no noise of its own): give brownian_bridge(...) or "
                 "with_constant_noise(...); on an affine path with independent ends take flow_matching and as_score"
             )
-        return rows, score_weighting(rows.t)
+        score_factor = score_weighting(rows.t)
+        if jnp.shape(score_factor) != rows.t.shape:
+            raise ValueError(
+                f"score_weighting(t) must have one value a row, shape {rows.t.shape}, got shape "
+                f"{jnp.shape(score_factor)}"
+            )
+        return rows, score_factor
 
     def loss(params: Any, base_params: Any, prepared: Any, temperature: Array) -> Terms:
         rows, score_factor = prepared
