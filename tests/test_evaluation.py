@@ -35,6 +35,12 @@ def drift(law, t, x, cond=None):
     return law["mean"] + slope * (x - t * law["mean"])
 
 
+def exact_score(law, t, x, cond=None):
+    """Of that path, by itself."""
+    t = t[:, None]
+    return (t * law["mean"] - x) / slope_and_variance(t, law["sd"])[1]
+
+
 def draw(law, num, seed):
     return np.asarray(law["mean"] + law["sd"] * normal(num, 2, seed=seed), np.float32)
 
@@ -166,6 +172,19 @@ def test_paths_and_retention_are_the_closed_forms(card, name):
     assert abs(measure.value - 1.5 * expected) > 4 * error  # power
 
 
+def test_a_score_of_its_own_takes_the_place_of_the_derived_one():
+    """With the exact one the number is the same, without a path, and under a coupling that refuses to derive it."""
+    options = SMALL | {"num_halves": 2, "num_samples": 12, "num_steps": 5, "diffusion": DIFFUSION}
+    derived, given = (
+        report_card(drift, TARGET, BASE, HELD_OUT, **options, **more).measure("path_kl")
+        for more in (
+            {"path": PATH},
+            {"score": exact_score, "coupling": gft.couplings.exact()},
+        )
+    )
+    assert given.value == pytest.approx(derived.value, rel=1e-4)
+
+
 def test_normalised_path_energy_is_the_excess_over_transport(card):
     arrays, steps = card.arrays, np.diff(card.arrays.trajectory, axis=0)
     energy = np.mean(np.sum(steps.astype(float) ** 2, axis=(0, 2))) * NUM_STEPS
@@ -203,6 +222,7 @@ def test_what_cannot_be_measured_is_a_note_with_its_reason():
     assert "the score follows from the velocity only where x0 is independent of x1" in coupled.notes[0]
     for options, reason in (
         ({}, "no path KL: it needs the path"),
+        ({"score": exact_score}, "no memoryless noise level: give the diffusion"),
         ({"path": gft.paths.brownian_bridge(0.3)}, "this path has no alpha and sigma"),
         ({"path": PATH}, "no step of the grid .* has noise"),
         ({"path": PATH, "source": gft.pairing.standard_normal((2,))}, "and another was given"),

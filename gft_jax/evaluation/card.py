@@ -55,6 +55,7 @@ def report_card(
     nfe_steps: Sequence[int] = (1, 2, 4, 8, 16, 32),
     path: Path | None = None,
     coupling: Coupling | None = None,
+    score: Drift | None = None,
     diffusion: Diffusion | None = None,
     level: float = 0.95,
     num_halves: int = 100,
@@ -74,9 +75,10 @@ def report_card(
     * *Retention*: root mean squared distance between drift and base drift on the base's own sampling paths (over at
       most 20 flow times, evenly spread); W2 and energy distance of samples to old data; path KL, the relative entropy
       ``KL(P || P_base)`` of the SDEs of drift and base with one noise level g, see `gft_jax.metrics.path_kl`. For an
-      affine path with an independent coupling, the score follows from the velocity; otherwise the card has a note
-      with the reason in its place. For drifts that are not marginal velocities of that path (an unfinished cooling,
-      say) it is the entropy of the processes so defined, whose marginals are not those of the ODE.
+      affine path with an independent coupling, the score follows from the velocity; otherwise it is one that was
+      trained (`gft_jax.objectives.velocity_and_score`), or the card has a note with the reason in its place. For
+      drifts that are not marginal velocities of that path (an unfinished cooling, say) it is the entropy of the
+      processes so defined, whose marginals are not those of the ODE.
 
     Samples of drift and base start at the same noise. Every distance is of ``num`` against ``num`` samples (fewer, if
     the training or old data are few), and stands beside the interval and the floor at these numbers. What an interval
@@ -108,8 +110,11 @@ def report_card(
         num_steps: its equal steps, >= 1.
         nfe_solvers: of the curve.
         nfe_steps: of the curve.
-        path: affine path that drift and base were trained on, for the path KL; None leaves it out.
+        path: affine path that drift and base were trained on, for the path KL; None leaves it out, unless there is a
+            score.
         coupling: what paired source and data in training, None for the rows as drawn.
+        score: of the path KL, a head of its own in the form of a drift, with the parameters of drift and base; None
+            to derive it from the velocity, on that path and under that coupling.
         diffusion: noise level of the path KL; None for the memoryless one of the path. The number depends on it.
         level: probability of covering, in (0, 1).
         num_halves: of each interval, >= 2.
@@ -187,9 +192,7 @@ def report_card(
         *diversity(judge, subject, notes),
         *retention(judge, subject, squares, None if old is None else RealSet(old, np.asarray(old_data))),
     ]
-    if path is None:
-        notes.append("no path KL: it needs the path that drift and base were trained on")
-    elif source is not None:
+    if path is not None and source is not None and score is None:
         notes.append(
             "no path KL: the score follows from the velocity for a source N(0, I), and another was given"
         )
@@ -197,6 +200,7 @@ def report_card(
         try:
             entropies, num_evaluations = path_kl_by_row(
                 drift,
+                score,
                 params,
                 base_params,
                 x0,

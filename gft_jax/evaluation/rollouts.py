@@ -114,12 +114,13 @@ def _squared_distances(
 
 def path_kl_by_row(
     drift: Drift,
+    score: Drift | None,
     params: Any,
     base_params: Any,
     x0: Array,
     key: Key[Array, ""],
     cond: Any,
-    path: Path,
+    path: Path | None,
     coupling: Coupling | None,
     diffusion: Diffusion | None,
     num_steps: int,
@@ -128,17 +129,24 @@ def path_kl_by_row(
     """Share of each path of the student's SDE in its relative entropy to the base's ``[num]``, and the NFE.
 
     Raises:
-        ValueError: where the score does not follow from the velocity, no step has noise, or the SDE diverges.
+        ValueError: where the score is not given and does not follow from the velocity, there is no noise level, no step
+            has noise, or the SDE diverges.
     """
-    score = as_score(drift, path, coupling=coupling)
-    level = memoryless(path) if diffusion is None else diffusion
+    if score is None:
+        if path is None:
+            raise ValueError("it needs the path that drift and base were trained on, or their score")
+        score = as_score(drift, path, coupling=coupling)
+    if diffusion is None:
+        if path is None:
+            raise ValueError("without a path there is no memoryless noise level: give the diffusion")
+        diffusion = memoryless(path)
     sample = sample_sde(
         drift,
         params,
         x0,
         key,
         score=score,
-        diffusion=level,
+        diffusion=diffusion,
         cond=cond,
         num_steps=num_steps,
         save_steps=True,
@@ -147,10 +155,10 @@ def path_kl_by_row(
     if not np.all(sample.succeeded):
         num_bad = int(jnp.sum(~jnp.isfinite(sample.x).reshape(len(sample.x), -1).all(axis=1)))
         raise ValueError(f"the SDE diverged: {num_bad} of {len(sample.x)} samples are not finite")
-    sde_drift = as_sde_drift(drift, score, level)
+    sde_drift = as_sde_drift(drift, score, diffusion)
     trajectory: Any = sample.trajectory
     times: Any = sample.times
-    entropies = path_kl(sde_drift, params, sde_drift, base_params, trajectory, times, level, cond)
+    entropies = path_kl(sde_drift, params, sde_drift, base_params, trajectory, times, diffusion, cond)
     rows = np.asarray(entropies, np.float64)
     num_bad = int(np.sum(~np.isfinite(rows)))
     if num_bad:
