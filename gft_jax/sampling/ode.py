@@ -149,8 +149,6 @@ def sample_ode(
     def integrate(rows: tuple[Any, Any]) -> OdeSample:
         x, row_cond = jnp.asarray(rows[0], dtype), rows[1]
         sample = _solve_by_row(solve, data, x, row_cond) if steps_by_row else solve(data, x, row_cond)
-        if saved_times is not None:  # the solver's own are wrong where it failed
-            return sample._replace(times=None)
         if chunk_size is None or sample.times is None or sample.times.ndim == 2:
             return sample
         # Chunks whose steps adapt to them save different times: one column for each row, to be joined like states.
@@ -161,6 +159,7 @@ def sample_ode(
     sample = (
         integrate(rows) if chunk_size is None else in_chunks(integrate, rows, chunk_size, _ROW_AXES, progress)
     )
+    # The times of a solver that has failed are not those of the others: where they are known, they are not asked.
     return sample if saved_times is None else sample._replace(times=saved_times)
 
 
