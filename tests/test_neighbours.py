@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from prdc import compute_prdc
@@ -14,6 +16,17 @@ def test_prdc_agrees_with_the_reference_package(monkeypatch):
         found = prdc(x, y, num_neighbours=k)
         np.testing.assert_allclose(found, [expected[name] for name in Prdc._fields], rtol=1e-12)
     assert len(set(found)) == 4  # so that no two could have been exchanged unseen
+
+
+def test_prdc_holds_a_block_of_distances_and_not_all(monkeypatch):
+    monkeypatch.setattr("gft_jax.metrics.neighbours._BLOCK_ROWS", 32)
+    x, y = normal(1024, 2), normal(1024, 2, seed=1)
+    tracemalloc.start()
+    prdc(x, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    block = 32 * 1024 * 8  # bytes; all distances are 32 blocks
+    assert block < peak < 4 * block
 
 
 def test_prdc_by_hand():

@@ -75,10 +75,10 @@ def prdc(
 
 def _radii(rows: np.ndarray, num_neighbours: int) -> np.ndarray:
     """Distance of each row to its num_neighbours-th nearest other row."""
-    blocks = []
+    radii = np.empty(len(rows))
     for start in range(0, len(rows), _BLOCK_ROWS):
         distances = cdist(rows[start : start + _BLOCK_ROWS], rows)
-        blocks.append(
-            np.partition(distances, num_neighbours, axis=1)[:, num_neighbours]
-        )  # 0 is the row itself
-    return np.concatenate(blocks)
+        distances.partition(num_neighbours, axis=1)  # place 0 is the row itself
+        # Written out: a list of such columns, which are views, would keep every block in memory.
+        radii[start : start + _BLOCK_ROWS] = distances[:, num_neighbours]
+    return radii
