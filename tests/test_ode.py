@@ -182,6 +182,7 @@ def test_adaptive_trajectories_end_by_repeating_the_end_and_failures_are_reporte
     np.testing.assert_array_equal(sample.trajectory[num_states:], np.tile(sample.x, (13 - num_states, 1, 1)))
     expected = np.exp(2 * sample.times)[:, None] * np.array([1.0, -2.0])
     np.testing.assert_allclose(sample.trajectory[:, 0], expected, rtol=1e-4)
+    assert sample.times[1] == np.float32(0.1)  # the first step that is tried, and here the error allows it
 
     stiff = sample_ode(drift, None, x0, cond=jnp.array([-1e4]), **options)
     assert not stiff.succeeded
