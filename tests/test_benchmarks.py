@@ -1,13 +1,20 @@
-"""The harness by a clock of its own, and that the two programs it compares compute the same. No speed is tested."""
+"""The harness by a clock of its own, and that the programs it compares compute the same. No speed is tested."""
+
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 import gft_jax as gft
-from experiments.benchmarks import handwritten, library, table
+from experiments.benchmarks import distances, handwritten, library, sampling, table
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.interleaved import Comparison, Entrant, compare, seconds_per_step
+from experiments.benchmarks.plain_mlp import PlainMLP, selu_by_tanh
+from gft_jax.loading import init_params
 
 
 class Clock:
@@ -61,7 +68,32 @@ def test_no_rounds_are_refused_before_anything_runs():
         seconds_per_step({"a": clock.entrant("a", [1.0])}, rounds=0)
     with pytest.raises(ValueError, match="--rounds and --widths must be positive"):
         benchmark("steps", widths=())
+    with pytest.raises(ValueError, match="--rounds and --widths must be positive"):
+        benchmark("steps", rounds=0)
     assert clock.log == []
+
+
+def test_flags_of_another_benchmark_are_refused():
+    with pytest.raises(ValueError, match="--points is of distances: sampling has --rounds and --widths"):
+        benchmark("sampling", points=10)
+    with pytest.raises(ValueError, match="distances has --points"):
+        benchmark("distances", widths=(64,))
+    with pytest.raises(ValueError, match="--points must be above 100, got 0"):
+        benchmark("distances", points=0)
+
+
+def test_a_quick_look_takes_one_round_at_the_first_width(monkeypatch, tmp_path, capsys):
+    def measure(widths, rounds):
+        seconds = {"a": np.full(3, float(rounds)), "b": np.ones(3)}
+        return [compare(f"widths {widths}", Comparison("a / b", "a", "b"), seconds)]
+
+    monkeypatch.setattr(library, "measure", measure)
+    benchmark("steps", out=tmp_path, quick=True)
+    text = (tmp_path / "steps.md").read_text()
+    assert "| widths (64,) | a / b | 1.000 |" in text
+    assert text.startswith("# Training steps")
+    benchmark("steps", out=tmp_path)
+    assert "| widths (64, 128, 256, 512) | a / b | 20.000 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -103,9 +135,86 @@ def test_the_handwritten_step_is_the_librarys_and_another_is_refused():
             handwritten.check_agreement(ours(*other), theirs, rate, 5)
 
 
-def test_without_torch_the_comparison_says_what_to_install(monkeypatch):
+def test_sampling_by_the_library_is_the_handwritten_loop_and_another_is_refused():
+    module, x0 = PlainMLP(8), jnp.asarray(np.random.default_rng(0).standard_normal((20, 2)), jnp.float32)
+    start = init_params(module, jax.random.key(0), (2,))
+    params = sampling.trained(module, start, 20)
+
+    @jax.jit
+    def sample(start, params):
+        programs = [sampling.euler(module), sampling.euler_by_hand(module)]
+        programs.append(sampling.euler(PlainMLP(8, selu_by_tanh)))
+        results = [program(params, x0) for program in programs]
+        results.append(programs[0](start, x0))
+        adaptive = [sampling.dopri5(module, tolerance)(params, x0) for tolerance in (1e-2, 1e-5)]
+        return results, adaptive
+
+    results, (loose, tight) = jax.device_get(sample(start, params))
+    results = dict(zip(["library", "by hand", "by tanh", "untrained"], results, strict=True))
+    with pytest.raises(ValueError, match=r"nothing is measured.*from those of library: \{'untrained'"):
+        sampling.largest_difference(results, 1e-5)
+    del results["untrained"]
+    assert sampling.largest_difference(results, 1e-5) > 0
+    assert loose.num_evaluations < tight.num_evaluations  # the tolerance is passed on
+    assert sampling.rms(results["library"] - tight.x) < 0.01
+
+
+def test_selu_by_tanh_is_selu():
+    x = np.concatenate([-np.logspace(-9, 2, 200), np.linspace(0, 5, 50)]).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(selu_by_tanh)(x), linen.selu(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", distances.DISTANCES)
+def test_every_distance_of_the_benchmark_tells_near_from_far(name):
+    call, (x, y) = distances.DISTANCES[name].call, distances.points(30)
+    near, far = call(x, y), call(x + np.float32(5), y)
+    assert (near > far) if name == "prdc" else (near < far)  # it is the coverage
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_the_memory_of_a_distance_is_that_of_its_block(monkeypatch):
+    num = 3000
+    (cost,) = distances.measure(["energy distance"], num)
+    assert cost.value == gft.metrics.energy_distance(*distances.points(num))
+    block = 1024 * num * 8 / 2**20
+    assert 0.9 * block < cost.added < 2 * block  # all distances are 2.9 blocks
+    assert cost.added < cost.peak
+    assert distances.cells(cost)[2:] == [
+        f"{cost.added:.0f}",
+        f"{cost.peak:.0f}",
+        "1024 rows of a distance matrix",
+    ]
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(ValueError, match="the process of prdc ended with status 1"):
+        distances.measure(["prdc"], num)
+
+
+def test_the_table_of_distances(monkeypatch, tmp_path):
+    def measure(names, num):
+        return [distances.Cost(name, 0.5, 2.0, float(num), 300.0) for name in names]
+
+    monkeypatch.setattr(distances, "measure", measure)
+    benchmark("distances", out=tmp_path, quick=True)
+    lines = (tmp_path / "distances.md").read_text().splitlines()
+    assert "| sliced W2 | 2.0 | 500 | 300 | 32 of 1000 directions |" in lines
+    assert lines[3].count("|") == lines[2].count("|") == lines[4].count("|")
+
+
+def test_sampling_beside_torch(monkeypatch):
+    pytest.importorskip("torchdyn", reason='needs the extra "bench"')
+    from experiments.benchmarks import against_torch_solvers
+
+    monkeypatch.setattr(against_torch_solvers, "NUM_POINTS", 64)
+    monkeypatch.setattr(against_torch_solvers, "TRAINING_STEPS", 20)
+    outcomes = against_torch_solvers.measure((8,), 1)
+    assert [outcome.comparison.at_least for outcome in outcomes] == [None, 1.6, 1.6, None, 1.4, 1.4]
+
+
+@pytest.mark.parametrize(
+    ("which", "packages"),
+    [("torchcfm", "torch, torchcfm, POT"), ("sampling", "torch, torchcfm, POT, torchdiffeq, torchdyn")],
+)
+def test_without_torch_the_comparisons_say_what_to_install(which, packages, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r'torch, torchcfm, POT is not installed: pip install -e "\.\[bench\]"'
-    ):
-        benchmark("torchcfm")
+    with pytest.raises(ValueError, match=rf'{packages} is not installed: pip install -e "\.\[bench\]"'):
+        benchmark(which)

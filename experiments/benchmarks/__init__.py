@@ -1,1 +1,1 @@
-"""How fast training steps are: the library beside hand-written JAX, and beside torchcfm."""
+"""How fast training steps and samplers are, beside hand-written JAX and torch, and what distances cost."""

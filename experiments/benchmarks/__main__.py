@@ -1,25 +1,50 @@
-"""Speed of training steps, as ratios of programs that run interleaved in one process.
+"""Speed, as ratios of programs that run interleaved in one process; time and memory of distances.
 
 python -m experiments.benchmarks steps      the library beside hand-written JAX, its methods beside each other
-python -m experiments.benchmarks torchcfm   the library beside torchcfm, on one core; needs the extra "bench"
+python -m experiments.benchmarks torchcfm   training beside torchcfm, on one core; needs the extra "bench"
+python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torchdyn; needs the extra "bench"
+python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
+import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import tyro
 
-_PACKAGES = ("gft_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-_TORCH = {"torch": "torch", "torchcfm": "torchcfm", "ot": "POT"}
+_PACKAGES = ("gft_jax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy")
+_TORCHCFM = {"torch": "torch", "torchcfm": "torchcfm", "ot": "POT"}
+_SOLVERS = {"torchdiffeq": "torchdiffeq", "torchdyn": "torchdyn"}
+
+
+class _Race(NamedTuple):
+    """A measurement of ratios, at some widths of a network."""
+
+    module: str
+    """File of this folder, with ``TITLE`` and ``measure(widths, rounds)``."""
+    rounds: int
+    """Rounds at width 256 and above, by default."""
+    widths: tuple[int, ...]
+    """Widths, by default."""
+    extra: dict[str, str]
+    """What it needs of the extra "bench": packages by the names of their modules."""
+
+
+_RACES = {
+    "steps": _Race("library", 20, (64, 128, 256, 512), {}),
+    "torchcfm": _Race("against_torchcfm", 20, (64, 128, 256, 512), _TORCHCFM),
+    "sampling": _Race("against_torch_solvers", 5, (64, 256), _TORCHCFM | _SOLVERS),
+}
 
 
 def benchmark(
-    which: tyro.conf.Positional[Literal["steps", "torchcfm"]],
-    rounds: int = 20,
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    which: tyro.conf.Positional[Literal["steps", "torchcfm", "sampling", "distances"]],
+    rounds: int | None = None,
+    widths: tuple[int, ...] | None = None,
+    points: int | None = None,
     out: Path = Path("runs/benchmarks"),
     one_core: bool = False,
     quick: bool = False,
@@ -28,41 +53,70 @@ def benchmark(
 
     Args:
         which: what is measured.
-        rounds: how often each program runs at width 256 and above; at width 64 it is four times as often.
-        widths: widths of the network.
+        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5); at width 64 it
+            is four times as often.
+        widths: widths of the network, by default 64 128 256 512 (sampling: 64 256).
+        points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
-        quick: few rounds at the first width, to see that all of it runs; the ratios mean little.
+        quick: few rounds at the first width, or few points, to see that all of it runs; the numbers mean little.
     """
-    if rounds < 1 or not widths or min(widths) < 1:
-        raise ValueError(f"--rounds and --widths must be positive, got {rounds} and {widths}")
-    rounds, widths = (1, widths[:1]) if quick else (rounds, widths)
-    if which == "torchcfm":
-        _check_installed()
-    if one_core or which == "torchcfm":
-        _pin_to_one_core()
-    # Imported this late: JAX takes the number of its threads when it first looks at the cores it may use.
-    if which == "torchcfm":
-        from experiments.benchmarks.against_torchcfm import BATCH_SIZE, measure
-
-        what = f"torchcfm over gft_jax: plain MLP on 2-dimensional moons, batch {BATCH_SIZE}, one core"
+    if which == "distances":
+        if (rounds, widths) != (None, None):
+            raise ValueError("--rounds and --widths are of the other benchmarks: distances has --points")
+        text = _distances(points, out, one_core, quick)
     else:
-        from experiments.benchmarks.library import BATCH_SIZE, measure
-
-        what = f"Training steps: plain MLP on moons, residual MLP on digits of 64 pixels, batch {BATCH_SIZE}"
-    from experiments.benchmarks import table
-    from experiments.benchmarks.interleaved import rounds_at
-
-    packages = (*_PACKAGES, *_TORCH.values()) if which == "torchcfm" else _PACKAGES
-    facts = {"rounds": {width: rounds_at(width, rounds) for width in widths}, **table.machine(packages)}
-    outcomes = measure(widths, rounds)
-    facts["load_at_end"] = table.machine(()).get("load")
-    print(table.write(out, which, what, facts, outcomes))
+        if points is not None:
+            raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
+        text = _ratios(which, rounds, widths, out, one_core, quick)
+    print(text)
     print(f"written to {out / which}.md and .json")
 
 
-def _check_installed() -> None:
-    missing = [package for name, package in _TORCH.items() if importlib.util.find_spec(name) is None]
+def _ratios(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    race = _RACES[which]
+    rounds, widths = race.rounds if rounds is None else rounds, race.widths if widths is None else widths
+    if rounds < 1 or not widths or min(widths) < 1:
+        raise ValueError(f"--rounds and --widths must be positive, got {rounds} and {widths}")
+    rounds, widths = (1, widths[:1]) if quick else (rounds, widths)
+    _check_installed(race.extra)
+    if one_core or which == "torchcfm":
+        _pin_to_one_core()
+    # Imported this late: JAX takes the number of its threads when it first looks at the cores it may use.
+    program = importlib.import_module(f"experiments.benchmarks.{race.module}")
+    from experiments.benchmarks import table
+    from experiments.benchmarks.interleaved import rounds_at
+
+    packages = (*_PACKAGES, *race.extra.values())
+    facts = {"rounds": {width: rounds_at(width, rounds) for width in widths}, **table.machine(packages)}
+    outcomes = program.measure(widths, rounds)
+    facts["load_at_end"] = table.machine(()).get("load")
+    return table.write(out, which, program.TITLE, facts, outcomes)
+
+
+def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:
+    num = (500 if quick else 10_000) if points is None else points
+    if one_core:
+        _pin_to_one_core()
+    from experiments.benchmarks import distances, table
+
+    facts = table.machine((*_PACKAGES, "ott-jax", "scipy"))
+    costs = distances.measure(list(distances.DISTANCES), num)
+    facts["load_at_end"] = table.machine(()).get("load")
+    title = f"Distances between two sets of {num} points in the plane, each in a process of its own"
+    cells, rows = [distances.cells(cost) for cost in costs], [cost._asdict() for cost in costs]
+    return table.write_rows(out, "distances", title, facts, distances.HEAD, cells, rows)
+
+
+def _check_installed(packages: dict[str, str]) -> None:
+    missing = [package for name, package in packages.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{", ".join(missing)} is not installed: pip install -e ".[bench]"')
 

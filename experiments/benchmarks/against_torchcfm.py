@@ -33,6 +33,7 @@ from experiments.benchmarks.interleaved import (
 from experiments.plain_mlp import PlainMLP, moons
 
 BATCH_SIZE = 256
+TITLE = f"torchcfm over gft_jax: plain MLP on 2-dimensional moons, batch {BATCH_SIZE}, one core"
 CHUNK = 50
 LEARNING_RATE = 1e-3
 AVERAGING = 0.999

@@ -27,6 +27,7 @@ from gft_jax.loading import init_params
 from gft_jax.parallel import Runner
 
 BATCH_SIZE = 256
+TITLE = f"Training steps: plain MLP on moons, residual MLP on digits of 64 pixels, batch {BATCH_SIZE}"
 CHUNK = 50
 LEARNING_RATE = 1e-3
 AVERAGING = 0.999

@@ -13,7 +13,7 @@ import jax
 from experiments.benchmarks.interleaved import Comparison, Outcome
 from experiments.files import write_atomically
 
-_HEAD = "| setting | ratio of the times of a step | median | quartiles | asked | met | ms | ms |"
+_HEAD = ("setting", "ratio of the times", "median", "quartiles", "asked", "met", "ms", "ms")
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
@@ -33,19 +33,8 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     return facts
 
 
-def markdown(title: str, facts: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The table, with the facts below it. The two columns of times are those of numerator and denominator."""
-    rows = [_row(outcome) for outcome in outcomes]
-    notes = [f"{name}: {value}" for name, value in facts.items() if name != "versions"]
-    notes.append(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-    return "\n".join(
-        [f"# {title}", "", _HEAD, "|---" * _HEAD.count(" |") + "|", *rows, "", "; ".join(notes), ""]
-    )
-
-
 def write(folder: Path, name: str, title: str, facts: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Writes ``name.json`` and ``name.md`` to the folder, and returns the table."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ratios as `write_rows` does. The two columns of times are those of numerator and denominator."""
     rows = [
         {
             "setting": outcome.setting,
@@ -56,17 +45,45 @@ def write(folder: Path, name: str, title: str, facts: dict[str, Any], outcomes: 
         }
         for outcome in outcomes
     ]
+    return write_rows(folder, name, title, facts, _HEAD, [_cells(outcome) for outcome in outcomes], rows)
+
+
+def write_rows(
+    folder: Path,
+    name: str,
+    title: str,
+    facts: dict[str, Any],
+    head: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    rows: Sequence[dict[str, Any]],
+) -> str:
+    """Writes ``name.json`` and ``name.md`` to the folder, and returns the table.
+
+    Args:
+        folder: made if it is not there.
+        name: of the files.
+        title: of the table.
+        facts: what `machine` returned, and more: they follow the table.
+        head: names of the columns.
+        cells: the rows as they are shown.
+        rows: the rows for the JSON file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.json", json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n")
-    text = markdown(title, facts, outcomes)
+    notes = [f"{fact}: {value}" for fact, value in facts.items() if fact != "versions"]
+    notes.append(", ".join(f"{package} {version}" for package, version in facts["versions"].items()))
+    lines = [f"| {' | '.join(row)} |" for row in (head, *cells)]
+    lines.insert(1, "|---" * len(head) + "|")
+    text = "\n".join([f"# {title}", "", *lines, "", "; ".join(notes), ""])
     write_atomically(folder / f"{name}.md", text)
     return text
 
 
-def _row(outcome: Outcome) -> str:
+def _cells(outcome: Outcome) -> list[str]:
     lower, median, upper = outcome.quartiles
     first, second = outcome.milliseconds
     met = {True: "yes", False: "NO", None: ""}[outcome.met()]
-    cells = [
+    return [
         outcome.setting,
         outcome.comparison.name,
         f"{median:.3f}",
@@ -76,7 +93,6 @@ def _row(outcome: Outcome) -> str:
         f"{first:.3f}",
         f"{second:.3f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _asked(comparison: Comparison) -> str:

@@ -22,8 +22,8 @@ from gft_jax.types import Drift
 _ADAPTIVE_START = 10
 """The first step that a controller tries is the interval divided by this, unless num_steps is given.
 
-On trained flows at tolerances of 1e-2 to 1e-5, Dopri5 that starts at a hundredth needs one or two steps more for the same
-error, and from a fifth on its errors grow; where a tenth is too long, it costs a rejected step.
+On trained flows at tolerances of 1e-2 to 1e-5, Dopri5 that starts at a hundredth needs one or two steps more for the
+same error, and from a fifth on its errors grow; where a tenth is too long, it costs a rejected step.
 """
 
 
