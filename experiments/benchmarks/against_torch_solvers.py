@@ -136,8 +136,14 @@ def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
     Raises:
         ValueError: if programs that are compared do not compute the same.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(cores or 1)
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    torch.set_num_threads(cores)
+    if cores > 1 and hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
+        print(
+            f"warning: other programs are running (load {os.getloadavg()[0]:.1f}). torch's threads wait for each "
+            "other, and lose ten times more by it than the library: keep to one core with --one-core",
+            file=sys.stderr,
+        )
     torch.manual_seed(0)
     x0 = np.random.default_rng(0).standard_normal((NUM_POINTS, 2), np.float32)
     outcomes = []

@@ -46,7 +46,7 @@ def _sinkhorn(x: np.ndarray, y: np.ndarray) -> float:
 
 
 DISTANCES = {
-    "Sinkhorn divergence": Distance(_sinkhorn, "one of three cost matrices, whole, in float32"),
+    "Sinkhorn divergence": Distance(_sinkhorn, "a cost matrix, whole, and as much again, in float32"),
     "exact W2": Distance(metrics.w2, "the cost matrix, whole, in float64"),
     "sliced W2": Distance(lambda x, y: metrics.sliced_w2(jax.random.key(0), x, y), "32 of 1000 directions"),
     "energy distance": Distance(metrics.energy_distance, "1024 rows of a distance matrix"),

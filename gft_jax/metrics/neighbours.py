@@ -40,7 +40,8 @@ def prdc(
     ``1 - prod_{i=1..k} (num_y - i) / (num_x + num_y - i)`` for k = num_neighbours (about ``1 - 2^(-k)`` for equal
     numbers); precision and recall depend on law and dimension too, a single outlier has a large ball, and all but the
     density grow with num_neighbours. So report the floor beside them and compare values of one num_x, num_y and
-    num_neighbours only. Time ``(num_x + num_y)^2 width``; memory is bounded.
+    num_neighbours only. Time ``(num_x + num_y)^2 width``; 1024 rows of a distance matrix are held at a time, twice
+    ``1024 num`` doubles (0.2 GB for 10,000).
 
     Args:
         x: generated samples or their features ``[num_x, *event]``, at least ``num_neighbours + 1``.

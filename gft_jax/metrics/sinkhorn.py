@@ -49,9 +49,9 @@ def sinkhorn_divergence(
     them; along a convergence curve, give ``absolute_epsilon``.
 
     Runs on the device, in float32 (float64 for float64 samples where JAX has it enabled) after centring and scaling:
-    rounding is about 1e-6 of the mean cost between x and y. One cost matrix at a time is held, whole: for 10,000 by
-    10,000 samples 0.4 GB, and 1.4 GB for all of the process. (The blockwise mode of ott-jax 0.6 does not run under
-    JAX >= 0.9.)
+    rounding is about 1e-6 of the mean cost between x and y. One cost matrix at a time is held, whole, and as much again
+    to work on it: twice ``num_x num_y`` floats, 0.8 GB for 10,000 by 10,000 samples, and 1.4 GB for all of the
+    process. (The blockwise mode of ott-jax 0.6 does not run under JAX >= 0.9.)
 
     Args:
         x: samples ``[num_x, *event]``, at least one.
