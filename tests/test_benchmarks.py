@@ -13,7 +13,7 @@ import gft_jax as gft
 from experiments.benchmarks import distances, handwritten, library, sampling, table
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.interleaved import Comparison, Entrant, compare, seconds_per_step
-from experiments.benchmarks.plain_mlp import PlainMLP, selu_by_tanh
+from experiments.plain_mlp import PlainMLP, selu_by_tanh
 from gft_jax.loading import init_params
 
 

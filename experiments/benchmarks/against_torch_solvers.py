@@ -32,7 +32,7 @@ from experiments.benchmarks.interleaved import (
     rounds_at,
     seconds_per_step,
 )
-from experiments.benchmarks.plain_mlp import PlainMLP, selu_by_tanh
+from experiments.plain_mlp import PlainMLP, selu_by_tanh
 
 NUM_POINTS = 10_000
 TRAINING_STEPS = 500

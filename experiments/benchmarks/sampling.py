@@ -11,7 +11,7 @@ import optax
 from flax import linen
 
 import gft_jax as gft
-from experiments.benchmarks.plain_mlp import moons
+from experiments.plain_mlp import moons
 
 NUM_STEPS = 100
 _BATCH_SIZE = 256
