@@ -71,11 +71,11 @@ def test_the_standard_error_of_a_mean_is_the_usual_one():
     np.testing.assert_allclose(found.value, x.mean(), rtol=1e-12)
     np.testing.assert_allclose(found.at_half, x.mean(), atol=4 * usual / np.sqrt(num_halves))
     np.testing.assert_allclose(
-        (found.low, found.high), found.value + np.array([-1, 1]) * 1.96 * found.standard_error, rtol=1e-4
+        (found.low, found.high), found.value + np.array([-1, 1]) * 1.96056 * found.standard_error, rtol=1e-4
     )
     narrow = confidence_interval(KEY, np.mean, x, num_halves=num_halves, level=0.5)
     np.testing.assert_allclose(
-        (narrow.high - narrow.low) / (found.high - found.low), 0.6745 / 1.96, rtol=1e-4
+        (narrow.high - narrow.low) / (found.high - found.low), 0.67453 / 1.96056, rtol=1e-4
     )
 
 
@@ -92,6 +92,34 @@ def test_halves_have_no_copies_and_no_pairs():
     assert not any(same)  # the sets are halved each on its own
     np.testing.assert_array_equal(found.at_half, [0, 4])
     np.testing.assert_array_equal(found.standard_error, [0, 0])
+    # One value in all halves tells nothing of the scatter.
+    np.testing.assert_array_equal((found.low, found.high), np.full((2, 2), np.nan))
+
+
+def test_few_halves_have_wide_intervals():
+    """Of 400 means of normal samples about 95 % are covered by two halves; by the normal quantile it would be 0.7."""
+    sets = normal(400, 40)
+    found = [confidence_interval(jax.random.key(i), np.mean, x, num_halves=2) for i, x in enumerate(sets)]
+    value, low, high, error, _ = np.transpose(found)
+    scatter = np.sqrt(0.05 * 0.95 / 400)
+    assert abs(coverage(low, high, 0.0) - 0.95) < 3 * scatter
+    assert coverage(value - 1.96 * error, value + 1.96 * error, 0.0) < 0.95 - 10 * scatter
+
+
+def test_an_interval_ends_where_the_metric_does():
+    def mean_twice(a):
+        return np.mean(a), np.mean(a)
+
+    x = normal(20)
+    free = confidence_interval(KEY, mean_twice, x, num_halves=10)
+    least, most = free.value[0] - 0.01, free.value[0] + 0.01
+    assert free.low[0] < least < most < free.high[0]
+    found = confidence_interval(KEY, mean_twice, x, num_halves=10, bounds=(least, (np.inf, most)))
+    np.testing.assert_array_equal(found.low, [least, least])
+    np.testing.assert_array_equal(found.high, [free.high[0], most])
+    # A value that rounding has put outside.
+    below = confidence_interval(KEY, np.mean, x, num_halves=10, bounds=(free.value[0] + 1e-9, np.inf))
+    assert below.low == below.value == free.value[0]
 
 
 def test_an_interval_of_several_metrics_at_once():
@@ -143,6 +171,21 @@ def test_intervals_cover_the_expectation_of_the_metric(metric):
     value, low, high, error, _ = np.transpose(found)
     assert 0.91 < coverage(low, high, expected) < 0.98
     assert coverage(value - error, value + error, expected) < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_intervals_of_nearest_neighbours_cover_from_halves_of_25_on(shift):
+    """Five neighbours: nominally 95 % of 400 intervals. In halves of six most values are alike."""
+
+    def covered(num):
+        expected = np.mean([prdc(x, y) for x, y in pairs(4000, num, 2, shift, seed=1)], axis=0)
+        found = intervals(prdc, pairs(400, num, 2, shift), num_halves=40)
+        low, high = (np.array([getattr(interval, end) for interval in found]) for end in ("low", "high"))
+        return [coverage(low[:, i], high[:, i], expected[i]) for i in range(4)]
+
+    assert min(covered(50)) > 0.91
+    assert min(covered(12)) < 0.65
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
-from scipy.stats import norm
+from scipy.stats import t as student_t
 
 Samples = Shaped[Array | np.ndarray, "..."]
 Metric = Callable[..., Any]
@@ -18,14 +18,14 @@ Metric = Callable[..., Any]
 
 
 class Interval(NamedTuple):
-    """A metric's value with its confidence interval; each field is a float, or an array for a tuple of metrics."""
+    """A metric's value with its confidence interval; each field is a float, or an array for a tuple of numbers."""
 
     value: Any
     """The metric of all samples."""
     low: Any
-    """Lower end."""
+    """Lower end; nan where all halves have one value, which tells nothing of the scatter."""
     high: Any
-    """Upper end."""
+    """Upper end, likewise."""
     standard_error: Any
     """Estimated standard deviation of ``value`` over fresh sets of as many samples."""
     at_half: Any
@@ -53,11 +53,14 @@ def floor(
     mean over repeats is the floor of the metric at these numbers of samples, without bias. The spread over repeats is
     below that over fresh data, once ``num_repeats (num_x + num_y)`` exceeds the number of rows.
 
+    No sample of the model enters: whether the model was trained on these rows is of no matter. It is the data in the
+    model's *value* that must be held out, and the rows here must be of the same law as these.
+
     Args:
         key: draws the rows.
         metric: ``(x, y)`` -> number or tuple of numbers.
-        data: real samples ``[num, *event]``, ``num >= num_x + num_y``, none of which the model was trained on if it
-            is to be compared with held-out data.
+        data: different real samples ``[num, *event]``, ``num >= num_x + num_y``, of the law that the model is held
+            against; copies of one row would lower the floor.
         num_x: number of generated samples in the value that the floor is for.
         num_y: number of real samples in it.
         num_repeats: number of values, >= 1.
@@ -85,13 +88,20 @@ def floor(
 
 
 def confidence_interval(
-    key: Key[Array, ""], metric: Metric, *samples: Samples, level: float = 0.95, num_halves: int = 100
+    key: Key[Array, ""],
+    metric: Metric,
+    *samples: Samples,
+    level: float = 0.95,
+    num_halves: int = 100,
+    bounds: tuple[Any, Any] = (-np.inf, np.inf),
 ) -> Interval:
     """Confidence interval of a metric over fresh draws of its samples, by half-sampling.
 
-    ``value ± z s``, z the normal quantile and s the standard deviation of the metric over random halves of the
-    samples, drawn without replacement, of each set on its own: the delete-half jackknife, in which the larger
-    scatter of half as many samples and the overlap of the halves just compensate.
+    ``value ± q s``, s the standard deviation of the metric over random halves of the samples, drawn without
+    replacement, of each set on its own: the delete-half jackknife, in which the larger scatter of half as many samples
+    and the overlap of the halves just compensate. q is the quantile of Student's t with ``num_halves - 1`` degrees of
+    freedom, since s itself is estimated: with two halves the interval covers as often as with a hundred (0.95; with
+    the normal quantile 0.7), but is six times as wide.
 
     What it covers is the *expectation of the metric at these numbers of samples*: for an unbiased metric the value
     of the laws themselves, for a biased one (w2, Frechet distance, prdc, ...) the law's value plus the bias, to be
@@ -103,12 +113,22 @@ def confidence_interval(
     two resampled sets are farther apart in W2 than the samples are. With 60 samples in ten dimensions its intervals of
     level 0.95 cover about 0.3 for energy distance and W2. Halves have none of this.
 
-    The interval assumes the metric to be nearly normal: with 60 samples, intervals of level 0.95 cover about 0.92 to
-    0.95 for distances between laws that differ. It is too wide, not too narrow, where the metric is far from a mean
-    over samples: near equal laws, where a distance's first-order term vanishes, s of an energy distance or MMD is 1.7
-    times too large; for nearest-neighbour metrics up to 1.5 times. s itself has a relative error of about
-    ``1 / sqrt(2 num_halves)``. Where the metric has one value in all halves (a precision of 1, say), s is 0 and the
-    interval tells nothing.
+    The interval assumes that the metric is nearly normal and nearly a mean over samples. How often intervals of level
+    0.95 cover (simulated with normal laws in 2 to 64 dimensions, 40 or 50 halves):
+
+    * distances between laws that differ, and means over samples: 0.85 to 0.94 with 12 samples, 0.89 to 0.95 with 24
+      (the least for means of cubes, as in the kernel distance), 0.92 to 0.95 with 60.
+    * `prdc` depends on the number of neighbours k in a half, not on the number of samples alone. Halves of at least
+      ``5 k``: 0.91 to 0.99 for laws that are equal or overlap, and 0.80 to 0.92 for laws that hardly do, with s up to
+      1.2 times too small. Smaller halves: intervals that are too narrow, or none. With 12 samples and k = 5 most
+      halves have one value; precision and recall cover 0.5, coverage 0.2.
+    * `vendi_score`: s is too small where the score still grows with the number of samples, 1.3 times for 50 samples in
+      ten dimensions and for 200 in 64. Halves of at least 100: 0.88 to 0.98.
+
+    It is too wide where a metric is at its lower end and has no first-order term. For equal laws, s of an energy
+    distance, squared MMD, Frechet or kernel distance is 1.4 to 1.9 times too large, and 1.1 to 1.3 times for W2 and
+    sliced W2; for `prdc` up to 1.6 times. s itself has a relative error of about ``1 / sqrt(2 num_halves)``. Where the
+    metric has one value in all halves (a precision of 1, say), s is 0 and there is no interval.
 
     Args:
         key: draws the halves.
@@ -117,6 +137,8 @@ def confidence_interval(
             metric.
         level: probability of covering, in (0, 1).
         num_halves: number of halves, >= 2.
+        bounds: ends of the metric's range, to which the interval is clipped: numbers, or one for each number of a
+            tuple, such as ``(0, (1, 1, np.inf, 1))`` for `prdc`.
 
     Raises:
         ValueError: for no samples, fewer than four in a set, values out of range, a metric that is not finite.
@@ -140,8 +162,15 @@ def confidence_interval(
     value = _values("the samples", [metric(*samples)])[0]
     halves = _values("halves of the samples", (draw() for _ in range(num_halves)))
     error = halves.std(axis=0, ddof=1)
-    reach = norm.ppf((1 + level) / 2) * error
-    fields = (value, value - reach, value + reach, error, halves.mean(axis=0))
+    reach = student_t.ppf((1 + level) / 2, num_halves - 1) * error
+    # A value that rounding has put outside of the range stays within its interval.
+    low, high = (
+        np.minimum(np.maximum(value - reach, bounds[0]), value),
+        np.maximum(np.minimum(value + reach, bounds[1]), value),
+    )
+    silent = np.ptp(halves, axis=0) == 0
+    low, high = np.where(silent, np.nan, low), np.where(silent, np.nan, high)
+    fields = (value, low, high, error, halves.mean(axis=0))
     return Interval(*(float(field) if np.ndim(field) == 0 else field for field in fields))
 
 
