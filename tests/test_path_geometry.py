@@ -1,10 +1,12 @@
 import math
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from samples import normal, z_score
+from scipy.stats import norm
 
 from gft_jax.metrics import (
     kinetic_energy,
@@ -14,7 +16,9 @@ from gft_jax.metrics import (
     spearman,
     straightness,
     velocity_variance,
+    w2,
 )
+from gft_jax.sampling import sample_ode, time_grids
 
 
 def test_path_length_of_straight_lines_is_the_distance_of_their_ends():
@@ -37,6 +41,18 @@ def test_path_length_of_a_circle(x64):
     np.testing.assert_allclose(lengths, radius * num_steps * 2 * np.sin(np.pi / num_steps), rtol=1e-12)
     # The polygon is shorter than the circle by pi^2 / (6 num_steps^2).
     np.testing.assert_allclose(1 - lengths / (2 * np.pi * radius), np.pi**2 / 6 / num_steps**2, rtol=1e-3)
+
+
+def test_steps_of_numpy_paths_are_taken_in_their_own_precision():
+    """A straight line of length 5 so far from the origin that float32 rounds its states to whole numbers."""
+    times = np.linspace(0, 1, 11)
+    trajectory = 1e7 + times[:, None, None] * np.array([[3.0, 4.0]])
+    np.testing.assert_allclose(path_length(trajectory), 5, rtol=1e-6)
+    np.testing.assert_allclose(pixel_path_length(trajectory[:, :, None]), 5, rtol=1e-6)
+    energy, wasted = kinetic_energy(trajectory, times), straightness(trajectory, times)
+    np.testing.assert_allclose(energy, 25, rtol=1e-6)
+    np.testing.assert_allclose(wasted, 0, atol=1e-6)
+    assert path_length(jnp.asarray(trajectory))[0] > 5.5  # power
 
 
 def test_path_length_keeps_samples_apart():
@@ -115,6 +131,16 @@ def test_velocity_variance_by_step():
     np.testing.assert_allclose(repeated, [0, np.nan], atol=1e-6)
 
 
+def test_places_that_were_not_needed_do_not_count_in_the_trend_of_the_velocity_variance():
+    """Along ``t^3`` the speed is farthest from its mean at the end; an adaptive solve repeats its last place."""
+    times = np.concatenate([np.linspace(0, 1, 6), [1, 1]])
+    trajectory = times[:, None, None] ** 3 * np.ones((2, 1))
+    curve, counts = velocity_variance(trajectory, times), np.diff(times) != 0
+    np.testing.assert_array_equal(np.isnan(curve), ~counts)
+    expected = spearman(times[1:6], velocity_variance(trajectory[:6], times[:6]))
+    assert spearman(times[1:][counts], curve[counts]) == expected > 0
+
+
 def test_the_mean_velocity_variance_is_the_mean_straightness():
     """Velocities 3 + r, 3 - r with r = 1, 1, 2, 2, ...: the paths bend more and more."""
     r = np.repeat(np.arange(1.0, 11), 2)
@@ -136,13 +162,40 @@ def test_normalised_path_energy_of_an_optimal_flow_is_zero():
     times = np.linspace(0, 1, 5)
     trajectory = x0 + times[:, None, None] * (x0 @ matrix + offset - x0)
     energies = np.asarray(kinetic_energy(trajectory, times))
-    w2 = math.sqrt(np.sum((matrix - np.eye(2)) ** 2) + np.sum(offset**2))
-    assert abs(z_score(energies, w2**2)) < 3
-    error = np.std(energies) / np.sqrt(4000) / w2**2
-    assert normalised_path_energy(energies, w2) < 3 * error < 0.1
-    assert normalised_path_energy(energies, 0.9 * w2) > 3 * error
+    distance = math.sqrt(np.sum((matrix - np.eye(2)) ** 2) + np.sum(offset**2))
+    assert abs(z_score(energies, distance**2)) < 3
+    error = np.std(energies) / np.sqrt(4000) / distance**2
+    assert normalised_path_energy(energies, distance) < 3 * error < 0.1
+    assert normalised_path_energy(energies, 0.9 * distance) > 3 * error
     # A flow that stops half-way has a quarter of the energy: a deficit, which counts as well.
-    np.testing.assert_allclose(normalised_path_energy(energies / 4, w2), 0.75, atol=3 * error)
+    np.testing.assert_allclose(normalised_path_energy(energies / 4, distance), 0.75, atol=3 * error)
+
+
+def test_normalised_path_energy_of_the_samplers_paths_and_the_w2_of_the_samples():
+    """From quantiles of N(0, 1) to those of N(m, s^2): the optimal, straight flow, and that of independent pairs."""
+    m, s = 1.0, 3.0
+    x0 = norm.ppf((np.arange(100) + 0.5) / 100)[:, None]
+    data = m + s * np.random.default_rng(0).permutation(x0)
+
+    def energy(slope):
+        """Of ``v = m + slope(t) (x - t m)``."""
+        sample = sample_ode(
+            lambda params, t, x, cond=None: m + slope(t)[:, None] * (x - t[:, None] * m),
+            None,
+            jnp.asarray(x0, jnp.float32),
+            times=time_grids.uniform(100),
+            solver=diffrax.Midpoint(),
+            save_steps=True,
+        )
+        return normalised_path_energy(kinetic_energy(sample.trajectory, sample.times), w2(x0, data))
+
+    assert energy(lambda t: (s - 1) / (1 + t * (s - 1))) < 1e-4
+    # Here x_t = m t + r(t) x0 with r^2 = (1 - t)^2 + (s t)^2, and int r'^2 = 10 - 3 pi / 2 for s = 3.
+    square = np.mean(x0**2)
+    excess = square * (10 - 1.5 * np.pi - (s - 1) ** 2) / (m**2 + square * (s - 1) ** 2)
+    found = energy(lambda t: (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2))
+    np.testing.assert_allclose(found, excess, rtol=1e-3)
+    assert excess > 0.2
 
 
 def test_normalised_path_energy_of_an_independent_coupling():
@@ -165,12 +218,17 @@ def test_path_geometry_checks_what_it_is_given(without_hook):
             metric(trajectory, times[:2])
         with pytest.raises(ValueError, match=r"at least two states, start included, got shape \(1, 2, 4\)"):
             metric(trajectory[:1], times[:1])
+    for metric in (path_length, pixel_path_length):
+        with pytest.raises(ValueError, match=r"trajectory must be an array \[num_steps .* got a list: stack"):
+            metric(list(trajectory))
+    with pytest.raises(ValueError, match=r"times must be an array \[num_steps \+ 1\], got a tuple"):
+        kinetic_energy(trajectory, tuple(times))
     trajectory[1, 1] = np.nan
     np.testing.assert_array_equal(np.isfinite(kinetic_energy(trajectory, times)), [True, False])
     with pytest.raises(ValueError, match=r"1 of 2 samples in energies are not finite \(first rows: \[1\]\)"):
         normalised_path_energy(kinetic_energy(trajectory, times), 1.0)
     with pytest.raises(ValueError, match=r"energies has 0 samples"):
         normalised_path_energy(np.zeros(0), 1.0)
-    for w2 in (0.0, math.nan):
+    for distance in (0.0, math.nan):
         with pytest.raises(ValueError, match=r"w2 must be positive and finite"):
-            normalised_path_energy(np.ones(2), w2)
+            normalised_path_energy(np.ones(2), distance)

@@ -4,7 +4,8 @@ All but the normalised path energy run under jit. They take a trajectory ``[num_
 start included, and where it matters its flow times ``[num_steps + 1]``, as `sampling.sample_ode` returns them with
 ``save_steps``. The velocity in a step is ``(x_{k+1} - x_k) / (t_{k+1} - t_k)``: for Euler's method the drift
 itself, for other solvers its mean over the step. A path that leaves the finite numbers has a value that is not
-finite: count these before averaging.
+finite: count these before averaging. Steps of NumPy arrays are taken in their own precision, before JAX (without 64
+bits) makes float32 of them: far from the origin, states in float32 have lost their steps.
 """
 
 import math
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gft_jax.metrics.rows import flat_rows
+from gft_jax.metrics.rows import check_array, flat_rows
 
 Trajectory = Float[Array | np.ndarray, "points batch *event"]
 Times = Float[Array | np.ndarray, "points"]
@@ -29,7 +30,7 @@ def path_length(trajectory: Trajectory) -> Float[Array, "batch"]:
         trajectory: states at all times, the start included, ``[num_steps + 1, batch, *event]``, at least two.
 
     Raises:
-        ValueError: for fewer than two states.
+        ValueError: for fewer than two states, or what is no array.
     """
     increments = _increments(trajectory)
     over_event = tuple(range(2, increments.ndim))
@@ -48,8 +49,9 @@ def pixel_path_length(trajectory: Trajectory) -> Float[Array, "batch"]:
             least two.
 
     Raises:
-        ValueError: for fewer than two states, or events without an axis.
+        ValueError: for fewer than two states, events without an axis, or what is no array.
     """
+    check_array("trajectory", trajectory, "[num_steps + 1, batch, *pixels, colours]")
     if trajectory.ndim < 3:
         raise ValueError(
             f"trajectory must be [num_steps + 1, batch, *pixels, colours], got shape {trajectory.shape}"
@@ -72,7 +74,7 @@ def kinetic_energy(trajectory: Trajectory, times: Times) -> Float[Array, "batch"
             time and state add nothing.
 
     Raises:
-        ValueError: for fewer than two states, or another number of times.
+        ValueError: for fewer than two states, another number of times, or what is no array.
     """
     velocity, duration = _velocities(trajectory, times)
     return jnp.sum(duration[:, None] * jnp.sum(velocity**2, axis=-1), axis=0)
@@ -114,7 +116,7 @@ def straightness(trajectory: Trajectory, times: Times) -> Float[Array, "batch"]:
         times: as for `kinetic_energy`.
 
     Raises:
-        ValueError: for fewer than two states, or another number of times.
+        ValueError: for fewer than two states, another number of times, or what is no array.
 
     Source: Liu, Gong, Liu, "Flow straight and fast: learning to generate and transfer data with rectified flow",
     arXiv:2209.03003, section 2.2.
@@ -128,17 +130,22 @@ def velocity_variance(trajectory: Trajectory, times: Times) -> Float[Array, "ste
     """Squared deviation of the velocity from its mean along the path, by step, ``E |v_k - mean_k v|^2`` over paths.
 
     Its mean over time is ``E var_t v(t, x_t)``, the mean of `straightness` (for times from 0 to 1). The curve says
-    where paths bend or change speed, and ``spearman(times[1:], velocity_variance(trajectory, times))`` whether late
-    (towards +1) or early (-1); for straight paths it is rounding and its correlation means nothing. In the square
-    of the unit of the data. (The `instantaneous_variance` is another thing: of a convergence curve.) A path that is
-    not finite makes the whole curve so; a step of no duration has nan. Bias: low, as `kinetic_energy`.
+    where paths bend or change speed, and its `spearman` with time whether late (towards +1) or early (-1):
+
+        curve, counts = velocity_variance(trajectory, times), np.diff(times) != 0
+        spearman(times[1:][counts], curve[counts])
+
+    (a step of no duration, such as of the places at the end of an adaptive solve, has nan and does not count). For
+    straight paths the curve is rounding and its correlation means nothing. In the square of the unit of the data.
+    (The `instantaneous_variance` is another thing: of a convergence curve.) A path that is not finite makes the whole
+    curve so. Bias: low, as `kinetic_energy`.
 
     Args:
         trajectory: states ``[num_steps + 1, batch, *event]``, at least two; one step has variance 0.
         times: as for `kinetic_energy`.
 
     Raises:
-        ValueError: for fewer than two states, or another number of times.
+        ValueError: for fewer than two states, another number of times, or what is no array.
     """
     velocity, duration = _velocities(trajectory, times)
     deviation = velocity - _mean_velocity(velocity, duration)
@@ -147,23 +154,33 @@ def velocity_variance(trajectory: Trajectory, times: Times) -> Float[Array, "ste
 
 
 def _increments(trajectory: Trajectory) -> Array:
+    check_array("trajectory", trajectory, "[num_steps + 1, batch, *event]")
     if trajectory.shape[0] < 2:
         raise ValueError(
             "trajectory must be [num_steps + 1, batch, *event] with at least two states, start included, "
             f"got shape {trajectory.shape}"
         )
-    return jnp.diff(jnp.asarray(trajectory), axis=0)
+    return _steps(trajectory)
+
+
+def _steps(values: Array | np.ndarray) -> Array:
+    if not isinstance(values, np.ndarray):
+        return jnp.diff(values, axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):  # as on the device: what is not finite stays so
+        return jnp.asarray(np.diff(values, axis=0))
 
 
 def _velocities(trajectory: Trajectory, times: Times) -> tuple[Array, Array]:
     """Velocity ``[num_steps, batch, entries]`` and duration ``[num_steps]`` of each step."""
+    check_array("trajectory", trajectory, "[num_steps + 1, batch, *event]")
+    check_array("times", times, "[num_steps + 1]")
     if times.shape != trajectory.shape[:1]:
         raise ValueError(
             f"times must have shape {trajectory.shape[:1]}, one for each state of a trajectory of shape "
             f"{trajectory.shape}, got shape {times.shape}"
         )
     increments = _increments(trajectory)
-    steps = jnp.diff(jnp.asarray(times))
+    steps = _steps(times)
     increments = increments.reshape(*increments.shape[:2], -1)
     # A step of no duration that stays where it is has no velocity; one that moves has an infinite one.
     return jnp.where(increments == 0, 0, increments / steps[:, None, None]), jnp.abs(steps)
