@@ -30,6 +30,7 @@ def test_vendi_score_counts_different_samples():
     assert vendi_score(np.zeros(7), far_apart) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Please import `csr_matrix`")  # the package's own
 def test_vendi_score_agrees_with_the_reference_package():
     for shape in ((40, 6), (6, 40)):
         samples = 1.5 + normal(*shape)
@@ -41,6 +42,10 @@ def test_vendi_score_agrees_with_the_reference_package():
 
         assert vendi_score(samples, cosine) == pytest.approx(expected, rel=1e-9)
         assert expected < 0.9 * min(shape)
+        kernel = gaussian_kernel(np.sqrt(shape[1]))
+        expected = vendi.score_K(kernel(samples, samples))
+        assert vendi_score(samples, kernel) == pytest.approx(expected, rel=1e-9)
+        assert 1.5 < expected < 0.9 * shape[0]
 
 
 def test_vendi_score_grows_with_the_number_of_samples():
@@ -55,6 +60,16 @@ def test_vendi_score_checks_what_it_is_given():
         vendi_score(np.where(np.arange(6)[:, None] < 2, 0, samples))
     with pytest.raises(ValueError, match=r"must be 1 between a sample and itself, got values from"):
         vendi_score(samples, cubic_kernel)
+    # 1 up to a distance of 1.5 and 0 beyond: two samples are like the third, and not like each other.
+    with pytest.raises(
+        ValueError, match=r"positive semi-definite, but on these 3 samples .* eigenvalue -0.41"
+    ):
+        vendi_score(np.arange(3.0), lambda a, b: 1.0 * (np.abs(a - b.T) < 1.5))
+    with pytest.raises(ValueError, match=r"symmetric, but k\(a, b\) and k\(b, a\) differ by 0.5"):
+        vendi_score(samples, lambda a, b: np.eye(6) + np.diag(np.full(5, 0.5), 1))
+    # What float32 rounds is no negative part.
+    single = vendi_score(np.zeros(6), lambda a, b: np.ones((6, 6)) - 1e-7 * np.triu(np.ones((6, 6)), 1))
+    assert single == pytest.approx(1, abs=1e-4)
     with pytest.raises(ValueError, match=r"shape \(6, 6\), got \(6,\)"):
         vendi_score(samples, lambda a, b: np.ones(6))
     with pytest.raises(ValueError, match=r"samples has 0 samples"):

@@ -15,3 +15,5 @@ def test_velocity_distance_is_the_root_of_the_mean_squared_norm(without_hook):
     assert float(velocity_distance(drift, 0.0, x, t, x)) == 0.0
     with pytest.raises(ValueError, match="one shape"):
         velocity_distance(drift, 0.0, x[:, :1], t, x)
+    with pytest.raises(ValueError, match=r"one point or more, got x of shape \(0, 2, 3\)"):
+        velocity_distance(drift, 0.0, x[:0], t[:0], x[:0])

@@ -9,6 +9,8 @@ from jaxtyping import Array, Key, Shaped
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from gft_jax.conditions import check_rows
+from gft_jax.drifts import evaluate
 from gft_jax.metrics.rows import flat_pair
 from gft_jax.types import Drift
 
@@ -23,10 +25,11 @@ def w2(x: Shaped[Array | np.ndarray, "..."], y: Shaped[Array | np.ndarray, "..."
     the unit of the data, >= 0.
 
     Bias: above the distance of the two laws, by an amount that falls as slowly as ``num^(-1/d)`` in d
-    dimensions and is not zero for equal laws. Report it beside its floor, the value between two fresh sets of
-    real samples, and compare values of one ``num`` only. The cost matrix is held whole, ``num^2`` doubles (0.8 GB for
-    10,000), and time is up to ``num^3`` (0.1 to 0.3 s for 1024, half a minute for 10,000 points of the plane); for more
-    samples use `sliced_w2` or `sinkhorn_divergence`.
+    dimensions and is not zero for equal laws. (In one dimension it is small where the laws differ: for N(0, 1) and
+    N(1, 1.5^2), at 1.118, it is 0.008 with 300 samples, beside a standard deviation of 0.10.) Report it beside its
+    floor, the value between two fresh sets of real samples, and compare values of one ``num`` only. The cost matrix is
+    held whole, ``num^2`` doubles (0.8 GB for 10,000), and time is up to ``num^3`` (0.1 to 0.3 s for 1024, half a minute
+    for 10,000 points of the plane); for more samples use `sliced_w2` or `sinkhorn_divergence`.
 
     Args:
         x: samples ``[num, *event]``, at least one.
@@ -65,10 +68,12 @@ def one_step_w2(
         cond: conditions of the rows of x0: a pytree of ``[num, ...]``, or None.
 
     Raises:
-        ValueError: as `w2`; where the samples reached are not finite, they are called x.
+        ValueError: as `w2`; where the samples reached are not finite, they are called x. For conditions of another
+            number of rows, or a drift that does not return the shape of x0.
     """
     x0 = jnp.asarray(x0)
-    return w2(x0 + drift(params, jnp.zeros(x0.shape[0], x0.dtype), x0, cond), data)
+    check_rows("cond", cond, len(x0))
+    return w2(x0 + evaluate(drift, params, 0.0, x0, cond), data)
 
 
 def sliced_w2(

@@ -7,6 +7,8 @@ from gft_jax.metrics.distances import sum_of_distances
 from gft_jax.metrics.kernels import Kernel, kernel_matrix
 from gft_jax.metrics.rows import flat_rows
 
+_ROUNDING = 1e-5  # of a kernel that was computed in float32
+
 
 def mean_pairwise_distance(samples: Shaped[Array | np.ndarray, "..."]) -> float:
     """Mean Euclidean distance of two different samples, ``2 / (n (n - 1)) sum_{i<j} |x_i - x_j|``.
@@ -42,7 +44,8 @@ def vendi_score(samples: Shaped[Array | np.ndarray, "..."], kernel: Kernel | Non
 
     Raises:
         ValueError: for no samples, samples that are not finite; for the cosine, samples that are zero; a kernel
-            that is not 1 on the diagonal, or returns another shape or values that are not finite.
+            that is not 1 on the diagonal, not symmetric or (beyond rounding) not positive semi-definite on these
+            samples, or returns another shape or values that are not finite.
 
     Source: Friedman and Dieng, "The Vendi score: a diversity evaluation metric for machine learning",
     arXiv:2210.02410.
@@ -65,6 +68,14 @@ def vendi_score(samples: Shaped[Array | np.ndarray, "..."], kernel: Kernel | Non
                 "the kernel must be 1 between a sample and itself, got values from "
                 f"{diagonal.min():g} to {diagonal.max():g}"
             )
+        asymmetry = float(np.max(np.abs(similarity - similarity.T)))
+        if asymmetry > _ROUNDING:
+            raise ValueError(f"the kernel must be symmetric, but k(a, b) and k(b, a) differ by {asymmetry:g}")
         eigenvalues = np.linalg.eigvalsh(similarity)
+        if eigenvalues[0] < -_ROUNDING * len(rows):
+            raise ValueError(
+                f"the kernel must be positive semi-definite, but on these {len(rows)} samples its matrix has the "
+                f"eigenvalue {eigenvalues[0]:g}: shares of a negative part mean nothing"
+            )
     share = eigenvalues[eigenvalues > 0] / len(rows)  # rounding leaves some a little below zero
     return float(np.exp(-np.sum(share * np.log(share))))

@@ -36,9 +36,11 @@ def velocity_distance(
         cond: conditions of the points.
 
     Raises:
-        ValueError: if velocities and points differ in shape.
+        ValueError: if velocities and points differ in shape, or there are none.
     """
     if velocity.shape != x.shape:
         raise ValueError(f"velocities and points must have one shape: {velocity.shape} and {x.shape}")
+    if not len(x):
+        raise ValueError(f"a mean needs one point or more, got x of shape {x.shape}")
     difference = (evaluate(drift, params, t, x, cond) - velocity).reshape(x.shape[0], -1)
     return jnp.sqrt(jnp.mean(jnp.sum(difference**2, axis=-1)))

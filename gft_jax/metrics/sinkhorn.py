@@ -114,7 +114,7 @@ def sinkhorn_divergence(
             f"the transport costs are not finite ({costs}): epsilon {strength * unit:g} is too small for a mean "
             f"squared distance of {mean_cost:g} in {dtype}"
         )
-    return SinkhornDivergence(value, all_converged, max(errors), strength * unit)
+    return SinkhornDivergence(value, all_converged, max(errors), float(strength * unit))
 
 
 def _dtype(samples: Array | np.ndarray) -> jnp.dtype:
