@@ -23,6 +23,10 @@ NUM_HELD_OUT = 384
 def shifted_digits(shift: Shift, num_target: int) -> ShiftedData:
     """Images ``[num, 8, 8]`` in [-1, 1]; the split is always the same, and ``target`` grows with ``num_target``.
 
+    Images are few: ``fresh`` are the first of those that ``target`` is taken from, and the two share images. A floor,
+    in which real images are held against real ones, does not mind; nothing else may use ``fresh``. The images of
+    ``held_out`` are in no other set.
+
     Raises:
         ValueError: if there are not so many target images.
     """
