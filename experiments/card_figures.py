@@ -27,7 +27,12 @@ def card_figure(card: ReportCard) -> Figure:
     remark = f"; {failed} solves failed" if failed else ""
     _quality(left, curve, [point.w2 for point in curve.points], curve.floor_w2)
     left.set_yscale("log")
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    shown = [point.w2 for point in curve.points if point.w2 is not None] + [curve.floor_w2]
+    # Most points lie near the floor, and with ticks at 1, 2 and 5 often none is near them.
+    narrow = max(shown) < 20 * min(shown)
+    left.yaxis.set_major_locator(
+        LogLocator(subs=(1, 1.5, 2, 2.5, 3, 4, 5, 7) if narrow else (1, 2, 5), numticks=99)
+    )
     _describe(left, "W₂ to held-out data", "lower is better" + remark, "evaluations of the drift", "W₂")
     energies = [point.energy_distance for point in curve.points]
     _quality(right, curve, energies, curve.floor_energy_distance)

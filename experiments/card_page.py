@@ -42,7 +42,8 @@ def _card(card: SavedCard) -> str:
     figure = base64.b64encode(card.figure).decode("ascii")
     return f"""<h3>{escape(card.name)}</h3>
 <p class="small">{facts["num_samples"]} samples by {escape(facts["solver"])} in {facts["num_steps"]} steps; intervals of
-level {facts["level"]:g}.</p>
+level {facts["level"]:g} by {facts["num_halves"]} halves of the samples, none where these are too few to cover by;
+floors over {facts["num_floors"]} pairs of sets.</p>
 <div class="scroll"><table class="results"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>
 {f"<ul>{notes}</ul>" if notes else ""}
 <figure><img src="data:image/png;base64,{figure}"

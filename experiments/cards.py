@@ -11,6 +11,8 @@ from experiments import plots
 from experiments.files import read_json, write_atomically
 from gft_jax.evaluation import Measure, NfeCurve, NfePoint, ReportCard, markdown
 
+_FACTS = ("num_samples", "solver", "num_steps", "level", "num_halves", "num_floors")
+
 
 class SavedCard(NamedTuple):
     """What is left of a report card in its folder: all but the arrays."""
@@ -18,7 +20,7 @@ class SavedCard(NamedTuple):
     name: str
     """Method, with its seed."""
     facts: Mapping[str, Any]
-    """Numbers of samples and steps, solver, level, and what was judged."""
+    """Numbers of samples, steps, halves and floors, solver, level, and what was judged."""
     measures: tuple[Measure, ...]
     nfe_curve: NfeCurve
     notes: tuple[str, ...]
@@ -36,10 +38,7 @@ def write_card(folder: Path, card: ReportCard, facts: Mapping[str, Any], figure:
     curve = card.nfe_curve
     content = {
         **facts,
-        "num_samples": card.num_samples,
-        "solver": card.solver,
-        "num_steps": card.num_steps,
-        "level": card.level,
+        **{name: getattr(card, name) for name in _FACTS},
         "measures": [measure._asdict() for measure in card.measures],
         "nfe_curve": curve._asdict() | {"points": [point._asdict() for point in curve.points]},
         "notes": card.notes,
@@ -63,6 +62,9 @@ def _read(path: Path) -> SavedCard:
         curve = content.pop("nfe_curve")
         points = tuple(NfePoint(**point) for point in curve.pop("points"))
         notes = tuple(content.pop("notes"))
+        missing = [name for name in _FACTS if name not in content]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}: make the card again, or remove it")
         figure = path.with_name("card.png").read_bytes()
         return SavedCard(path.parent.name, content, measures, NfeCurve(points, **curve), notes, figure)
     except (KeyError, TypeError, AttributeError, OSError) as error:

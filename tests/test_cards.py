@@ -30,6 +30,7 @@ def card():
     return ReportCard(
         measures=(
             Measure("quality", "w2", 0.25, 0.2, 0.3, 1.5, 0.125, 4, "data", "lower"),
+            Measure("diversity", "recall", 1.0, None, None, 0.75, 0.5, 4, "", "as real"),
             Measure("retention", "path_kl", 7.5, -1.0, 16.0, None, None, 4, "nats", "lower"),
         ),
         nfe_curve=NfeCurve(points, 0.125, -0.002, 9),
@@ -41,6 +42,8 @@ def card():
         solver="Euler",
         num_steps=4,
         level=0.95,
+        num_halves=50,
+        num_floors=10,
     )
 
 
@@ -64,6 +67,8 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         "solver": "Euler",
         "num_steps": 4,
         "level": 0.95,
+        "num_halves": 50,
+        "num_floors": 10,
     }
     folder = tmp_path / "cards" / "plain-seed0"
     assert (folder / "card.md").read_text() == markdown(card())
@@ -94,6 +99,16 @@ def test_a_card_that_cannot_be_read_is_named(tmp_path, content):
         read_cards(tmp_path)
 
 
+def test_a_card_without_its_facts_is_to_be_made_again(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "cards" / "plain-seed0" / "card.json"
+    content = json.loads(path.read_text())
+    del content["num_halves"], content["level"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"card\.json lacks level, num_halves: make the card again"):
+        read_cards(tmp_path)
+
+
 def test_the_section_of_the_page_holds_every_number(tmp_path):
     assert card_section([]) == ""
     write(tmp_path)
@@ -104,6 +119,9 @@ def test_the_section_of_the_page_holds_every_number(tmp_path):
         "0.2000 to 0.3000",
         "1.500",
         "0.1250",
+        "<td>none</td>",
+        "by 50 halves",
+        "over 10 pairs of sets",
         "path KL",
         "&minus;1.000 to 16.00",
         "nats",
@@ -128,6 +146,20 @@ def test_the_figure_shows_points_floors_and_gaps():
     np.testing.assert_array_equal(tuned.get_xdata(), [0.125, 0.375, 0.625, 0.875])
     np.testing.assert_array_equal(tuned.get_ydata(), 2 * np.asarray(base.get_ydata()))
     np.testing.assert_array_equal(change.lines[0].get_ydata(), [0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("values", "floor"), [((0.9, 0.5, 0.3), 0.25), ((0.35, 0.3, 0.26), 0.22), ((9.0, 4.0, 3.0), 2.5)]
+)
+def test_w2_has_labels_beside_its_points_and_floor(values, floor):
+    points = tuple(NfePoint("Euler", 2**i, 2**i, w2, 0.1, None) for i, w2 in enumerate(values))
+    ax = card_figure(card()._replace(nfe_curve=NfeCurve(points, floor, -0.002, 9))).axes[0]
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in ax.get_yticks() if low <= tick <= high]
+    for value in (*values, floor):
+        assert min(abs(np.log(tick / value)) for tick in ticks) < np.log(1.3)
+    labels = ax.yaxis.get_major_formatter().format_ticks(ticks)
+    assert [float(label) for label in labels] == pytest.approx(ticks)
 
 
 def test_settings_are_those_that_the_run_was_started_with(tmp_path):

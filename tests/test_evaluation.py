@@ -12,6 +12,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import gft_jax as gft
 from gft_jax.evaluation import NfePoint, markdown, nfe_curve, report_card
+from gft_jax.evaluation.judge import Comparison, Judge, RealSet
 
 TARGET = {"mean": jnp.array([2.0, -1.0]), "sd": jnp.array(0.5)}
 BASE = {"mean": jnp.array([0.0, 0.5]), "sd": jnp.array(1.0)}
@@ -78,6 +79,11 @@ def card():
 # The card
 
 
+def standard_error(measure):
+    """Of an interval by 50 halves, of which one end may be that of the metric's range."""
+    return max(measure.high - measure.value, measure.value - measure.low) / 2.01
+
+
 DISTANCES = ("w2", "energy_distance", "sliced_w2", "squared_mmd", "frechet_distance", "kernel_distance")
 VARIETY = ("mean_pairwise_distance", "density", "coverage")
 
@@ -85,7 +91,7 @@ VARIETY = ("mean_pairwise_distance", "density", "coverage")
 @pytest.mark.parametrize("name", [*DISTANCES, *VARIETY])
 def test_a_perfect_drift_is_at_its_floor_and_the_base_is_not(card, name):
     measure = card.measure(name)
-    error = (measure.high - measure.low) / (2 * 1.96)
+    error = standard_error(measure)
     # The floor, from twice as many real samples, scatters by about 0.7 of this error.
     assert abs(measure.value - measure.floor) < 4 * error < abs(measure.base - measure.floor)
     if name in DISTANCES:
@@ -109,11 +115,137 @@ def test_values_are_those_of_the_metrics_on_the_samples_of_the_card(card):
     assert card.measure("mean_pairwise_distance").base == gft.metrics.mean_pairwise_distance(base)
     length = gft.metrics.path_length(card.arrays.trajectory).mean()
     assert card.measure("path_length").value == pytest.approx(float(length), rel=1e-5)
+    for prefix, end in (("", 2), ("base_", 5)):
+        path, times = getattr(card.arrays, f"{prefix}trajectory"), card.arrays.times
+        expected = np.mean(np.sum(np.diff(path, axis=0) ** 2, axis=(0, 2))) * NUM_STEPS
+        assert card.measure("kinetic_energy")[end] == pytest.approx(float(expected), rel=1e-5)
+        trend = gft.metrics.spearman(times[1:], gft.metrics.velocity_variance(path, times))
+        assert card.measure("velocity_variance_spearman")[end] == pytest.approx(trend)
+    late, of_base = card.measure("velocity_variance_spearman")[2:7:3]
+    assert abs(late - of_base) > 0.02  # so that neither can stand for the other
     groups = [measure.group for measure in card.measures]
     assert list(dict.fromkeys(groups)) == ["quality", "efficiency", "diversity", "retention"]
     assert card.notes == ()
     with pytest.raises(ValueError, match=r"no measure 'fid', but w2, energy_distance, .* path_kl"):
         card.measure("fid")
+
+
+class Counting(GaussianNB):
+    """A classifier that counts its trainings, of all copies."""
+
+    trainings = 0
+
+    def fit(self, X, y):
+        type(self).trainings += 1
+        return super().fit(X, y)
+
+
+def conditional(law, t, x, cond):
+    """Moves base and student unlike, by their conditions."""
+    return drift(law, t, x) + law["sd"] * cond
+
+
+def test_a_card_with_conditions_is_that_of_its_solver_level_halves_floors_and_old_data():
+    num, num_halves, num_floors, steps = 48, 60, 3, 6
+    cond, nowhere = normal(num, 2, seed=4).astype(np.float32), np.array([5.0, 4.0], np.float32)
+    card = report_card(
+        conditional,
+        TARGET,
+        BASE,
+        HELD_OUT,
+        key=jax.random.key(0),
+        old_data=np.tile(nowhere, (400, 1)),  # so that it does not matter which are drawn
+        classifier=Counting(),
+        num_samples=num,
+        cond=cond,
+        solver=MIDPOINT,
+        num_steps=steps,
+        nfe_solvers=(EULER,),
+        nfe_steps=(1,),
+        level=0.5,
+        num_halves=num_halves,
+        num_floors=num_floors,
+    )
+    arrays = card.arrays
+    x0, real = jnp.asarray(arrays.trajectory[0]), arrays.real
+    assert (card.level, card.num_halves, card.num_floors, card.solver) == (0.5, 60, 3, "Midpoint")
+    assert Counting.trainings == 5 * (2 + num_halves + num_floors)  # five folds; value and base
+
+    velocity = jax.jit(conditional)
+
+    def rolled(law, cond, midpoint):
+        x, step = x0, 1 / steps
+        for k in range(steps):
+            t = jnp.full(num, k * step)
+            middle = x + step / 2 * velocity(law, t, x, cond)
+            x = x + step * (
+                velocity(law, t + step / 2, middle, cond) if midpoint else velocity(law, t, x, cond)
+            )
+        return np.asarray(x)
+
+    for law, found in ((TARGET, arrays.samples), (BASE, arrays.base_samples)):
+        np.testing.assert_allclose(found, rolled(law, cond, True), rtol=1e-4, atol=1e-5)
+        for other in (rolled(law, cond, False), rolled(law, 0 * cond, True)):  # power
+            assert np.abs(found - other).max() > 0.1
+    one_step = gft.metrics.one_step_w2(velocity, TARGET, x0, real, cond)
+    assert card.measure("one_step_w2").value == pytest.approx(one_step, rel=1e-5)
+    assert card.nfe_curve.points[0].w2 == card.measure("one_step_w2").value
+    t, x = np.repeat(arrays.times[:-1], num), arrays.base_trajectory[:-1].reshape(-1, 2)
+    velocities = [velocity(law, t, x, np.tile(cond, (steps, 1))) for law in (TARGET, BASE)]
+    retained = np.sqrt(np.mean(np.sum((velocities[0] - velocities[1]) ** 2, axis=1)))
+    assert card.measure("velocity_distance").value == pytest.approx(float(retained), rel=1e-4)
+
+    far = [
+        np.sqrt(np.mean(np.sum((x - nowhere) ** 2, axis=1))) for x in (arrays.samples, arrays.base_samples)
+    ]
+    assert card.measure("w2_to_old_data")[2:7:3] == pytest.approx(tuple(map(float, far)), rel=1e-5)
+    old = np.tile(nowhere, (num, 1))
+    energy = gft.metrics.energy_distance(arrays.samples, old)
+    assert card.measure("energy_distance_to_old_data").value == pytest.approx(energy, rel=1e-6)
+    assert card.measure("w2_to_old_data").floor == 0.0
+
+    for name, value in gft.metrics.prdc(arrays.samples, real)._asdict().items():
+        assert card.measure(name).value == value
+    of_base = gft.metrics.prdc(arrays.base_samples, real)
+    assert (card.measure("precision").base, card.measure("recall").base) == of_base[:2]
+    for name in ("frechet_distance", "kernel_distance"):
+        expected = getattr(gft.metrics, name)(arrays.samples, real)
+        assert card.measure(f"{name}_of_samples").value == expected
+    epsilon = 0.05 * np.mean([np.sum((a - b) ** 2) for i, a in enumerate(real) for b in real[:i]])
+    divergence = gft.metrics.sinkhorn_divergence(arrays.samples, real, absolute_epsilon=float(epsilon)).value
+    assert card.measure("sinkhorn_divergence").value == pytest.approx(divergence, rel=1e-4)
+    # Over all halves s is the usual standard error: within four of its own errors, and an interval of 0.95 is not.
+    length, lengths = card.measure("path_length"), gft.metrics.path_length(arrays.trajectory)
+    usual = np.std(lengths, ddof=1) / np.sqrt(num)
+    reach = (length.high - length.low) / (2 * usual)
+    assert reach == pytest.approx(0.679, rel=4 / np.sqrt(2 * num_halves))
+    assert reach != pytest.approx(2.0, rel=4 / np.sqrt(2 * num_halves))
+    without = {measure.name for measure in card.measures if measure.low is None}
+    assert without == {"sinkhorn_divergence", "vendi_score", *gft.metrics.Prdc._fields}  # halves of 24 rows
+
+
+def test_a_judge_has_no_interval_where_halves_tell_nothing_and_ends_it_in_the_metrics_range():
+    keys = jax.random.split(jax.random.key(1))
+    judge = Judge(*keys, level=0.5, num_halves=20, num_floors=3)
+    x, base, pool = normal(30, 2), 1 + normal(30, 2, seed=1), normal(80, 2, seed=2)
+    real = RealSet(pool[:30], pool)
+    w2 = Comparison(("w2",), gft.metrics.w2, "data", "lower", (0.0, np.inf))
+    # A share of rows far out: no half has any.
+    share = Comparison(("a", "b"), lambda a, b: (np.mean(a > 9), np.mean(a > 0)), "", "lower", (0.0, 0.51))
+    found = judge.compare("quality", [w2, share, w2._replace(least_half=16)], x, base, real, 7)
+    distance, none, half, few = found
+    interval = gft.metrics.confidence_interval(
+        keys[0], gft.metrics.w2, x, real.reference, level=0.5, num_halves=20
+    )
+    assert distance[2:5] == interval[:3]
+    assert distance.base == gft.metrics.w2(base, real.reference)
+    floors = gft.metrics.floor(keys[1], gft.metrics.w2, pool, 30, 30, num_repeats=3)
+    assert distance.floor == floors.mean() != floors[0]
+    assert none[2:5] == (0.0, None, None)
+    assert half.low < half.value <= half.high <= max(0.51, half.value)
+    assert few[2:6] == (distance.value, None, None, distance.base)
+    with pytest.raises(ValueError, match="not finite in 1 of 1 evaluations on the samples"):
+        judge.of_rows("quality", "mean", np.full(4, np.nan), None, 7, "")
 
 
 def test_evaluations_are_counted(card):
@@ -160,14 +292,15 @@ def closed_forms():
     return {
         "velocity_distance": np.sqrt(np.mean(retained)),
         "path_kl": entropy,
+        "kinetic_energy": energy + np.sum(mean**2),
         "straightness": energy - 2 * (1 - spreads(sd)[-1]) ** 2,
     }
 
 
-@pytest.mark.parametrize("name", ["velocity_distance", "path_kl", "straightness"])
+@pytest.mark.parametrize("name", ["velocity_distance", "path_kl", "kinetic_energy", "straightness"])
 def test_paths_and_retention_are_the_closed_forms(card, name):
     measure, expected = card.measure(name), closed_forms()[name]
-    error = (measure.high - measure.low) / (2 * 1.96)
+    error = standard_error(measure)
     assert abs(measure.value - expected) < 4 * error
     assert abs(measure.value - 1.5 * expected) > 4 * error  # power
 
@@ -197,7 +330,7 @@ def test_normalised_path_energy_is_the_excess_over_transport(card):
 def test_the_base_itself_has_forgotten_nothing():
     card = report_card(drift, BASE, BASE, OLD, path=PATH, diffusion=DIFFUSION, num_halves=2, **SMALL)
     for name in ("velocity_distance", "path_kl"):
-        assert card.measure(name)[2:5] == (0.0, 0.0, 0.0)
+        assert card.measure(name)[2:5] == (0.0, None, None)  # no scatter among halves, no interval
     np.testing.assert_array_equal(card.arrays.velocity_distance, 0.0)
     assert all(measure.value == measure.base for measure in card.measures if measure.base is not None)
 
@@ -219,7 +352,7 @@ def test_samples_that_repeat_the_training_data_are_below_the_floor(card):
 def test_what_cannot_be_measured_is_a_note_with_its_reason():
     few = SMALL | {"num_steps": 2, "num_halves": 2, "num_samples": 12}
     coupled = report_card(drift, TARGET, BASE, HELD_OUT, path=PATH, coupling=gft.couplings.exact(), **few)
-    assert "the score follows from the velocity only where x0 is independent of x1" in coupled.notes[0]
+    assert "the score follows from the velocity only where x0 is independent of x1" in coupled.notes[-1]
     for options, reason in (
         ({}, "no path KL: it needs the path"),
         ({"score": exact_score}, "no memoryless noise level: give the diffusion"),
@@ -228,10 +361,30 @@ def test_what_cannot_be_measured_is_a_note_with_its_reason():
         ({"path": PATH, "source": gft.pairing.standard_normal((2,))}, "and another was given"),
     ):
         card = report_card(drift, TARGET, BASE, HELD_OUT, **options, **few)
-        (note,) = card.notes
+        trend, note = card.notes
+        assert re.match("no Spearman correlation of velocity variance and time: .* num >= 3", trend)
         assert note.startswith("no path KL: ")
         assert re.search(reason, note)
         assert "path_kl" not in [measure.name for measure in card.measures]
+
+
+def test_what_the_samples_do_not_allow_is_a_note_with_its_reason(monkeypatch):
+    """Paths that rest, fewer samples than entries, and a transport problem that is not solved."""
+
+    def not_converged(x, y, absolute_epsilon):
+        return gft.metrics.SinkhornDivergence(1.0, False, 0.25, absolute_epsilon)
+
+    monkeypatch.setattr(gft.metrics, "sinkhorn_divergence", not_converged)
+    few = SMALL | {"num_steps": 3, "num_halves": 2, "num_floors": 1}
+    card = report_card(lambda params, t, x, cond=None: 0 * x, None, None, normal(24, 3, 5), **few)
+    assert card.notes[:3] == (
+        "no Sinkhorn divergence: its iteration left an error of 0.25 in the marginals",
+        "no Frechet distance of samples: 12 samples of width 15 have no regular covariance",
+        "no Spearman correlation of velocity variance and time: it is the same in all steps",
+    )
+    names = {measure.name for measure in card.measures}
+    assert "kernel_distance_of_samples" in names
+    assert not names & {"sinkhorn_divergence", "frechet_distance_of_samples", "velocity_variance_spearman"}
 
 
 def test_chunks_change_nothing():
@@ -239,12 +392,10 @@ def test_chunks_change_nothing():
     whole, chunked = (
         report_card(drift, TARGET, BASE, HELD_OUT, **few, chunk_size=chunk_size) for chunk_size in (None, 5)
     )
-    np.testing.assert_allclose(
-        [measure[2:5] for measure in chunked.measures],
-        [measure[2:5] for measure in whole.measures],
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    for ours, theirs in zip(chunked.measures, whole.measures, strict=True):
+        for number, expected in ((ours.value, theirs.value), (ours.base, theirs.base)):
+            assert number == (None if expected is None else pytest.approx(expected, rel=1e-5, abs=1e-5))
+        assert (ours.low, ours.high) == (None, None)  # halves of six cover too rarely
     assert [measure.num_evaluations for measure in chunked.measures] == [
         measure.num_evaluations for measure in whole.measures
     ]
@@ -262,6 +413,15 @@ def test_the_table_shows_every_number_and_is_aligned(card):
             assert (text == "") == (number is None)
             if number is not None:
                 assert float(text) == pytest.approx(number, rel=1e-3, abs=6e-5)
+        ends = None if row[3] == "none" else tuple(map(float, row[3].split(" to ")))
+        expected = None if measure.low is None else pytest.approx(measure[3:5], rel=1e-3, abs=6e-5)
+        assert ends == expected
+    # Along each path of a normal law the velocity varies alike, and the ranks are those of all halves.
+    assert {row[1] for row in rows if row[3] == "none"} == {
+        "Sinkhorn divergence",
+        "velocity variance Spearman",
+    }
+    assert "over 10 pairs of sets. Intervals by 50 halves" in markdown(card)
     assert [row[0] for row in rows if row[0]] == ["quality", "efficiency", "diversity", "retention"]
     failed = NfePoint("Heun", 2, 4, None, None, "3 of 9 samples are not finite")
     broken = card._replace(
@@ -289,15 +449,22 @@ def diverging(params, t, x, cond=None):
         ({"training_data": OLD[:11]}, "training_data has 11 samples .* needs at least 12"),
         ({"num_samples": 201}, "num_samples is 201; with 400 held-out samples .* between 12 and 200"),
         ({"num_samples": 11}, "num_samples is 11"),
-        ({"num_halves": 1}, "num_halves >= 2 .* got 100, 10, 1 and 0.95"),
-        ({"level": 1.0}, r"level in \(0, 1\)"),
+        ({"num_samples": 12.5}, "num_samples is 12.5; .* an integer between 12 and 200"),
+        ({"num_steps": 1.5}, "num_steps must be an integer >= 1, got 1.5"),
+        ({"num_halves": 1}, "num_halves must be an integer >= 2, got 1"),
+        ({"num_floors": 0}, "num_floors must be an integer >= 1, got 0"),
+        ({"level": 1.0}, r"level must lie in \(0, 1\), got 1.0"),
         ({"cond": np.zeros(5)}, "cond must have one row for each of the 200 samples"),
+        ({"held_out": HELD_OUT + 1j}, "held_out must be real, got complex numbers"),
+        ({"source": lambda keys: (HELD_OUT[:7], None)}, r"a row for each of its 200 keys.* got \(7, 2\)"),
+        ({"nfe_solvers": EULER}, r"the solvers of a curve are a list, if only of one, got Euler\(\)"),
+        ({"nfe_steps": 4}, "the num_steps of a curve are a list, if only of one, got 4"),
         ({"solver": diffrax.ImplicitEuler()}, "ImplicitEuler"),
-        ({"nfe_steps": (0,)}, "num_steps must be >= 1, got 0"),
+        ({"nfe_steps": (0,)}, "num_steps must be an integer >= 1, got 0"),
         ({"feature_extractor": lambda x: np.full((len(x), 3), np.nan)}, "not finite for 400 of 400 samples"),
     ],
 )
-def test_bad_input_is_refused_before_the_drift_is_called(changes, message):
+def test_bad_input_is_refused_before_the_drift_is_called(without_hook, changes, message):
     def untouched(params, t, x, cond=None):
         raise AssertionError("the drift was called")
 
@@ -331,6 +498,16 @@ def test_a_solve_that_fails_is_a_point_and_no_other_is_touched():
     assert curve.num_samples == 40
 
 
+def test_a_solve_that_ends_too_far_out_is_a_point_as_well(x64):
+    """Two half steps of ``v = a x`` end at ``(1 + a / 2)^2 x0``, one step at ``(1 + a) x0``."""
+    x0 = np.ones((4, 2))
+    curve = nfe_curve(lambda a, t, x, cond=None: a * x, 1e100, x0, HELD_OUT[:8], [EULER], [1, 2])
+    one, two = curve.points
+    assert (one.failure, two.w2) == (None, None)
+    assert one.w2 == pytest.approx(np.sqrt(2) * 1e100)
+    assert two.failure == "4 of 4 samples are beyond 1e+150, and their squares overflow"
+
+
 def test_conditions_follow_their_rows():
     x0, shift = normal(60, 2, seed=7), normal(60, 2, seed=8)
     curve = nfe_curve(lambda params, t, x, cond=None: cond, None, x0, HELD_OUT[:80], [EULER], [1], cond=shift)
@@ -360,7 +537,13 @@ def test_the_floor_is_between_real_samples_that_share_no_row():
         ({"solvers": []}, "one or more solvers and numbers of steps, got 0 and 1"),
         ({"solvers": [EULER, EULER]}, r"each solver is wanted once, got \['Euler', 'Euler'\]"),
         ({"solvers": [diffrax.ImplicitEuler()]}, "ImplicitEuler"),
-        ({"num_steps": [1, 0]}, "num_steps must be >= 1, got 0"),
+        ({"num_steps": [1, 0]}, "num_steps must be an integer >= 1, got 0"),
+        ({"num_steps": [1.5]}, "num_steps must be an integer >= 1, got 1.5"),
+        ({"num_steps": 4}, "the num_steps of a curve are a list, if only of one, got 4"),
+        ({"solvers": EULER}, r"the solvers of a curve are a list, if only of one, got Euler\(\)"),
+        ({"x0": [[0.0, 1.0]] * 4}, r"x0 must be an array \[num, \*event\], got a list"),
+        ({"cond": np.zeros((1, 2))}, r"cond must have one row for each of the 8 samples, got shape \(1, 2\)"),
+        ({"cond": np.zeros((9, 2))}, r"cond must have one row for each of the 8 samples, got shape \(9, 2\)"),
         ({"num_steps": [2, 2]}, r"each num_steps is wanted once, got \[2, 2\]"),
         ({"time_grid": lambda num: gft.sampling.time_grids.uniform(num)[::-1]}, "from noise to data"),
         ({"time_grid": lambda num: gft.sampling.time_grids.uniform(3)}, "got 4 times .* for num_steps = 1"),
@@ -370,7 +553,7 @@ def test_the_floor_is_between_real_samples_that_share_no_row():
         ({"x0": np.full((4, 2), np.inf)}, "4 of 4 samples in x0 are not finite"),
     ],
 )
-def test_a_curve_refuses_bad_input_before_the_drift_is_called(changes, message):
+def test_a_curve_refuses_bad_input_before_the_drift_is_called(without_hook, changes, message):
     def untouched(params, t, x, cond=None):
         raise AssertionError("the drift was called")
 

@@ -25,6 +25,7 @@ TINY = shlex.split(
 )
 SMALL_CARD = shlex.split(
     "--num-samples 12 --num-steps 3 --nfe-solvers euler --nfe-steps 1 --num-halves 2 --method plain"
+    " --classifier nearest-neighbours"
 )
 
 
@@ -383,9 +384,9 @@ def test_a_finished_run_is_evaluated_and_its_report_shows_the_card(inside, monke
     assert str(folder / "card.md") in printed
     card = json.loads((folder / "card.json").read_text())
     numbers = {measure["name"]: measure for measure in card["measures"]}
-    assert {"w2", "one_step_w2", "coverage", "path_kl", "w2_to_old_data", "w2_to_training_data"} < set(
-        numbers
-    )
+    expected = {"w2", "one_step_w2", "coverage", "path_kl", "w2_to_old_data", "w2_to_training_data"}
+    assert expected | {"classifier_accuracy"} < set(numbers)
+    assert (card["classifier"], given["classifier"].n_neighbors) == ("nearest-neighbours", 5)
     assert (card["method"], card["num_samples"], card["num_steps"]) == ("plain", 12, 3)
     assert numbers["velocity_distance"]["value"] > 0
     page = (run / "report.html").read_text()
@@ -411,8 +412,8 @@ def test_a_finished_run_is_evaluated_and_its_report_shows_the_card(inside, monke
         (["001", "--method", "magic"], "no finished parameters magic-seed0; there are: base, from-scratch"),
         (["nowhere"], "is not the folder of a run"),
         (["001", "--num-samples", "385"], "num_samples is 385; with 384 held-out samples"),
-        (["001", "--num-halves", "1"], "num_halves >= 2"),
-        (["001", "--nfe-steps", "0"], "num_steps must be >= 1, got 0"),
+        (["001", "--num-halves", "1"], "num_halves must be an integer >= 2, got 1"),
+        (["001", "--nfe-steps", "0"], "num_steps must be an integer >= 1, got 0"),
         (["001", "--method", "base", "--averaged"], "the base has neither"),
     ],
 )

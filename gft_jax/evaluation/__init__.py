@@ -1,6 +1,7 @@
 """Evaluation of a fine-tuned flow: the report card, and sample quality against the evaluations that it costs."""
 
-from gft_jax.evaluation.card import LEAST_SAMPLES, report_card
+from gft_jax.evaluation.arguments import LEAST_SAMPLES
+from gft_jax.evaluation.card import report_card
 from gft_jax.evaluation.contents import CardArrays, Measure, ReportCard
 from gft_jax.evaluation.nfe import NfeCurve, NfePoint, nfe_curve
 from gft_jax.evaluation.table import cells, markdown

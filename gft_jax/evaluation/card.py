@@ -8,10 +8,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array, Key
 
+from gft_jax.conditions import check_rows
 from gft_jax.couplings import Coupling
 from gft_jax.diffusions import Diffusion
+from gft_jax.evaluation.arguments import Samples, check_count, check_sets, check_source_rows, checked_number
 from gft_jax.evaluation.contents import CardArrays, ReportCard
 from gft_jax.evaluation.groups import Subject, diversity, efficiency, quality, retention
 from gft_jax.evaluation.judge import Judge, RealSet
@@ -19,19 +21,12 @@ from gft_jax.evaluation.nfe import NfeCurve, checked_grids, curve_points, solve,
 from gft_jax.evaluation.rollouts import path_kl_by_row, roll_out, squared_velocity_distances
 from gft_jax.metrics import extract_features
 from gft_jax.metrics.resampling import generator
-from gft_jax.metrics.rows import flat_pair, flat_rows
 from gft_jax.pairing import Source, standard_normal
 from gft_jax.paths import Path
 from gft_jax.sampling import time_grids
 from gft_jax.sampling.row_keys import row_keys
 from gft_jax.sampling.steps import evaluations_per_step
 from gft_jax.types import Drift
-
-Samples = Shaped[Array | np.ndarray, "..."]
-
-LEAST_SAMPLES = 12
-"""Samples that a card needs at the least: each in half of them still has five neighbours."""
-MOST_BY_DEFAULT = 1000
 
 
 def report_card(
@@ -65,11 +60,15 @@ def report_card(
     """How good a fine-tuned flow is, what its samples cost, how varied they are, and what is left of the base.
 
     * *Quality*, distances between samples and held-out data: W2, energy distance, sliced W2, squared MMD (Gaussian
-      kernel, bandwidth the median distance of the held-out samples); with an extractor Frechet and kernel distance of
-      features; with a classifier its accuracy; W2 and energy distance to the training data: below their floor, where
-      samples repeat what the drift was trained on.
-    * *Efficiency*: mean path length, straightness, normalised path energy (its interval for the W2 between source
-      and data as measured), W2 of samples by one Euler step, and the curve of quality against evaluations.
+      kernel, bandwidth the median distance of the held-out samples), Sinkhorn divergence (epsilon 0.05 of the mean
+      squared distance of two held-out samples, without interval); Frechet and kernel distance, with an extractor of
+      features, otherwise of the samples themselves (not FID and KID; the Frechet distance where there are more of them
+      than entries in one); with a classifier its accuracy; W2 and energy distance to the training data: below their
+      floor, where samples repeat what the drift was trained on.
+    * *Efficiency*: mean path length, kinetic energy, straightness, normalised path energy (its interval for the W2
+      between source and data as measured), rank correlation of velocity variance and time (`spearman`: -1 where paths
+      bend early, +1 late; nothing where they are straight but for rounding), W2 of samples by one Euler step, and the
+      curve of quality against evaluations.
     * *Diversity*: mean pairwise distance, Vendi score (likewise a Gaussian kernel), precision, recall, density and
       coverage by five neighbours. With an extractor, all but the first are of features.
     * *Retention*: root mean squared distance between drift and base drift on the base's own sampling paths (over at
@@ -84,10 +83,11 @@ def report_card(
     the training or old data are few), and stands beside the interval and the floor at these numbers. What an interval
     covers is the expectation of the metric *at these numbers of samples*: for metrics with a bias compare it with the
     floor, not with zero (`gft_jax.metrics` has the bias of each). Intervals are over draws of samples and data, not
-    over training runs.
+    over training runs, and end where the metric's range does. Where halves of the samples are too few for intervals to
+    cover, there is none; see `gft_jax.evaluation.Measure`.
 
     Cost: two rollouts with all their states in memory, a compilation for each point of the curve, and every metric
-    ``1 + num_halves + num_floors`` times: on two cores about 15 s for 500 samples in the plane.
+    ``2 + num_halves + num_floors`` times: on two cores about 20 s for 500 samples in the plane.
 
     Args:
         drift: the velocity field.
@@ -128,29 +128,20 @@ def report_card(
             diverges is a note.
     """
     held = np.asarray(held_out)
-    flat_rows("held_out", held, least=LEAST_SAMPLES)
-    for name, rows, least in (
-        ("fresh", fresh, 1),
-        ("old_data", old_data, 2 * LEAST_SAMPLES),
-        ("training_data", training_data, LEAST_SAMPLES),
-    ):
-        if rows is not None:
-            flat_rows(name, rows, least)
-            flat_pair(rows, held, least=1)
+    check_sets(held, fresh, old_data, training_data)
     pool = held if fresh is None else np.concatenate([held, np.asarray(fresh)])
-    num = _checked_number(num_samples, len(held), len(pool))
-    if num_steps < 1 or num_halves < 2 or num_floors < 1 or not 0 < level < 1:
-        raise ValueError(
-            "num_steps and num_floors must be >= 1, num_halves >= 2 and level in (0, 1), got "
-            f"{num_steps}, {num_floors}, {num_halves} and {level}"
-        )
+    num = checked_number(num_samples, len(held), len(pool))
+    for name, count, least in (
+        ("num_steps", num_steps, 1),
+        ("num_halves", num_halves, 2),
+        ("num_floors", num_floors, 1),
+    ):
+        check_count(name, count, least)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
     evaluations_per_step(solver)
     grids = checked_grids(nfe_solvers, nfe_steps, time_grids.uniform)
-    lengths = [len(leaf) for leaf in jax.tree.leaves(cond)]
-    if any(length != num for length in lengths):
-        raise ValueError(
-            f"cond must have one row for each of the {num} samples, got leaves of {lengths} rows: give num_samples"
-        )
+    check_rows("cond", cond, num)
     key_noise, key_rows, key_halves, key_floors, key_quality, key_sde = jax.random.split(key, 6)
     random = generator(key_rows)
 
@@ -167,7 +158,7 @@ def report_card(
 
     draw = standard_normal(held.shape[1:], jnp.promote_types(jnp.asarray(held[:0]).dtype, jnp.float32))
     x0 = (draw if source is None else source)(row_keys(key_noise, num))[0]
-    flat_pair(x0, held, least=1)
+    check_source_rows(x0, num, held)
     student, base = (
         roll_out(name, drift, weights, x0, cond, solver, num_steps, chunk_size)
         for name, weights in (("the fine-tuned drift", params), ("the base", base_params))
@@ -188,7 +179,7 @@ def report_card(
     )
     table = [
         *quality(judge, subject, key_quality, classifier, training, notes),
-        *efficiency(judge, subject, np.asarray(x0), np.asarray(one_step)),
+        *efficiency(judge, subject, np.asarray(x0), np.asarray(one_step), notes),
         *diversity(judge, subject, notes),
         *retention(judge, subject, squares, None if old is None else RealSet(old, np.asarray(old_data))),
     ]
@@ -231,21 +222,15 @@ def report_card(
     )
     floors = {row.name: row.floor for row in table if row.floor is not None}
     curve = NfeCurve(points, floors["w2"], floors["energy_distance"], num)
-    return ReportCard(tuple(table), curve, tuple(notes), arrays, num, solver_name(solver), num_steps, level)
-
-
-def _checked_number(given: int | None, num_held_out: int, num_real: int) -> int:
-    most = min(num_held_out, num_real // 2)
-    if most < LEAST_SAMPLES:
-        raise ValueError(
-            f"a floor is between two sets of at least {LEAST_SAMPLES} real samples, but held_out and fresh together "
-            f"have {num_real}: give at least {2 * LEAST_SAMPLES}"
-        )
-    if given is None:
-        return min(most, MOST_BY_DEFAULT)
-    if not LEAST_SAMPLES <= given <= most:
-        raise ValueError(
-            f"num_samples is {given}; with {num_held_out} held-out samples and {num_real} real ones in all it must lie "
-            f"between {LEAST_SAMPLES} and {most}: more real samples, as fresh, allow more"
-        )
-    return given
+    return ReportCard(
+        tuple(table),
+        curve,
+        tuple(notes),
+        arrays,
+        num,
+        solver_name(solver),
+        num_steps,
+        level,
+        num_halves,
+        num_floors,
+    )

@@ -16,10 +16,13 @@ class Measure(NamedTuple):
     """Name of the metric, as in `gft_jax.metrics` where it is from there."""
     value: float
     """Of the fine-tuned drift."""
-    low: float
-    """Lower end of the confidence interval, see `gft_jax.metrics.confidence_interval`."""
-    high: float
-    """Upper end."""
+    low: float | None
+    """Lower end of the confidence interval, see `gft_jax.metrics.confidence_interval`. None where there is none: for
+    the Sinkhorn divergence, which is too slow for it; where halves of the samples have too few rows to cover by (below
+    12; 25 for precision, recall, density and coverage; 100 for the Vendi score); and where all halves have one
+    value."""
+    high: float | None
+    """Upper end; None where low is."""
     base: float | None
     """The same of the base's samples or paths, from the same noise; None where it would mean nothing."""
     floor: float | None
@@ -29,7 +32,7 @@ class Measure(NamedTuple):
     unit: str
     """That of the data, ``data``, or its square, ``data^2``; ``feature^2`` likewise; ``nats``; empty without unit."""
     better: str
-    """``lower``, or ``as real``: as the floor."""
+    """``lower``, or ``as real``: as the floor; empty where neither direction is better."""
 
 
 class CardArrays(NamedTuple):
@@ -75,6 +78,10 @@ class ReportCard(NamedTuple):
     num_steps: int
     level: float
     """Probability with which an interval covers."""
+    num_halves: int
+    """Halves of the samples behind each interval."""
+    num_floors: int
+    """Pairs of real sets behind each floor."""
 
     def measure(self, name: str) -> Measure:
         """The measure of a name.

@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array, Key
 
+from gft_jax.conditions import check_rows
+from gft_jax.evaluation.arguments import Samples, check_count
 from gft_jax.metrics import energy_distance, w2
 from gft_jax.metrics.resampling import generator
-from gft_jax.metrics.rows import flat_pair, flat_rows
+from gft_jax.metrics.rows import LARGEST, check_array, flat_pair, flat_rows
 from gft_jax.sampling import OdeSample, sample_ode, time_grids
 from gft_jax.sampling.steps import evaluations_per_step
 from gft_jax.types import Drift
 
-Samples = Shaped[Array | np.ndarray, "..."]
 TimeGrid = Callable[[int], np.ndarray]
 """Number of steps -> flow times ``[num_steps + 1]``, such as those of `gft_jax.sampling.time_grids`."""
 
@@ -76,7 +76,8 @@ def nfe_curve(
     Bias: W2 is above the distance of the laws, by about as much as its floor is above 0; the energy distance has
     none (see `gft_jax.metrics`). The floor is one pair of real sets; `gft_jax.metrics.floor` has the mean over many.
 
-    A solve that fails is a point with its ``failure`` and without distances; no other is touched. Each combination is
+    A solve that fails, or ends so far out that squares overflow, is a point with its ``failure`` and without
+    distances; no other is touched. Each combination is
     a program of its own to compile, about half a second.
 
     Args:
@@ -95,14 +96,16 @@ def nfe_curve(
     Raises:
         ValueError: for no solvers or steps, one of them twice or out of range, a grid that does not run from noise to
             data in as many steps; different events; fewer than two samples, or two for the floor; samples, source
-            rows among them, that are not finite.
+            rows among them, that are not finite; conditions that are not one for each source row.
     """
     grids = checked_grids(solvers, num_steps, time_grid)
+    check_array("x0", x0, "[num, *event]")
     # Half of the data are for the floor, if nothing else is.
     for name, rows, least in (("x0", x0, 2), ("data", data, 4 if fresh is None else 2), ("fresh", fresh, 2)):
         if rows is not None:
             flat_rows(name, rows, least)
             flat_pair(rows, data, least=1)
+    check_rows("cond", cond, len(x0))
     num = min(len(x0), len(data) // 2) if fresh is None else min(len(x0), len(data), len(fresh))
     real = np.asarray(data)
     random = None if key is None else generator(key)
@@ -186,13 +189,19 @@ def _solve(
 
 
 def failure(sample: OdeSample) -> str | None:
-    """None for a solve that succeeded, or in what it failed."""
-    if np.all(sample.succeeded):
-        return None
-    num_bad = int(jnp.sum(~jnp.isfinite(sample.x).reshape(len(sample.x), -1).all(axis=1)))
+    """None for a solve that succeeded with samples that can be measured, or in what it failed."""
+    x = np.asarray(sample.x, np.float64).reshape(len(sample.x), -1)
+    num_bad = int(np.sum(~np.isfinite(x).all(axis=1)))
     if num_bad:
-        return f"{num_bad} of {len(sample.x)} samples are not finite"
-    return "the solver did not reach the end"
+        return f"{num_bad} of {len(x)} samples are not finite"
+    if not np.all(sample.succeeded):
+        return "the solver did not reach the end"
+    num_far = int(np.sum((np.abs(x) > LARGEST).any(axis=1)))
+    return (
+        f"{num_far} of {len(x)} samples are beyond {LARGEST:g}, and their squares overflow"
+        if num_far
+        else None
+    )
 
 
 def solver_name(solver: diffrax.AbstractSolver) -> str:
@@ -209,6 +218,9 @@ def checked_grids(
     Raises:
         ValueError: as `nfe_curve`.
     """
+    for name, values in (("solvers", solvers), ("num_steps", num_steps)):
+        if not hasattr(values, "__len__"):
+            raise ValueError(f"the {name} of a curve are a list, if only of one, got {values!r}")
     if len(solvers) == 0 or len(num_steps) == 0:
         raise ValueError(
             f"give one or more solvers and numbers of steps, got {len(solvers)} and {len(num_steps)}"
@@ -221,8 +233,7 @@ def checked_grids(
             raise ValueError(f"each {name} is wanted once, got {values}")
     grids = {}
     for count in num_steps:
-        if count < 1:
-            raise ValueError(f"num_steps must be >= 1, got {count}")
+        check_count("num_steps", count, 1)
         grids[count] = time_grids.checked(time_grid(count), np.float64)
         if len(grids[count]) != count + 1 or grids[count][0] > grids[count][-1]:
             raise ValueError(

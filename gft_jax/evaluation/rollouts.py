@@ -36,8 +36,13 @@ class Rollout(NamedTuple):
     """Of each path ``[num]``, as the next two; see `gft_jax.metrics`."""
     straightness: np.ndarray
     kinetic_energy: np.ndarray
-    velocity_variance: np.ndarray
-    """By step ``[num_steps]``."""
+    squared_deviation: np.ndarray
+    """Of the velocity from its mean along the path, by path and step ``[num, num_steps]``."""
+
+    @property
+    def velocity_variance(self) -> np.ndarray:
+        """By step ``[num_steps]``."""
+        return self.squared_deviation.mean(axis=0)
 
 
 def roll_out(
@@ -80,7 +85,7 @@ def _geometry(trajectory: Any, times: Any) -> tuple[Array, ...]:
         path_length(trajectory),
         straightness(trajectory, times),
         kinetic_energy(trajectory, times),
-        velocity_variance(trajectory, times),
+        jax.vmap(lambda path: velocity_variance(path[:, None], times), in_axes=1)(trajectory),
     )
 
 

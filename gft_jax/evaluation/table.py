@@ -11,7 +11,8 @@ def markdown(card: ReportCard) -> str:
     curve = card.nfe_curve
     parts = [
         f"{card.num_samples} samples by {card.solver} in {card.num_steps} steps. Base: the same of the base's samples "
-        "and paths. Floor: the same of real samples in the place of generated ones.",
+        f"and paths. Floor: the same of real samples in the place of generated ones, over {card.num_floors} pairs of "
+        f"sets. Intervals by {card.num_halves} halves of the samples; none where these are too few to cover by.",
         _measures(card),
         f"Quality against evaluations; floors {number(curve.floor_w2)} and {number(curve.floor_energy_distance)}:",
         _curve(curve),
@@ -31,10 +32,13 @@ def _measures(card: ReportCard) -> str:
 
 def cells(measure: Measure) -> tuple[str, ...]:
     """Name, value, interval, base, floor, NFE, unit and direction as text."""
+    interval = "none"
+    if measure.low is not None and measure.high is not None:
+        interval = f"{number(measure.low)} to {number(measure.high)}"
     return (
         title(measure.name),
         number(measure.value),
-        f"{number(measure.low)} to {number(measure.high)}",
+        interval,
         "" if measure.base is None else number(measure.base),
         "" if measure.floor is None else number(measure.floor),
         str(measure.num_evaluations),
@@ -57,6 +61,7 @@ def _curve(curve: NfeCurve) -> str:
 def title(name: str) -> str:
     """Name of a measure for readers."""
     words = {"w2": "W2", "kl": "KL", "mmd": "MMD", "vendi": "Vendi", "frechet": "Frechet"}
+    words |= {"sinkhorn": "Sinkhorn", "spearman": "Spearman"}
     return " ".join(words.get(word, word) for word in name.split("_"))
 
 

@@ -84,7 +84,7 @@ def floor(
         order = random.permutation(len(rows))[: num_x + num_y]
         return metric(rows[order[:num_x]], rows[order[num_x:]])
 
-    return _values("pairs of real sets", (draw() for _ in range(num_repeats)))
+    return finite_values("pairs of real sets", (draw() for _ in range(num_repeats)))
 
 
 def confidence_interval(
@@ -159,8 +159,8 @@ def confidence_interval(
     def draw() -> Any:
         return metric(*(rows[random.permutation(len(rows))[: len(rows) // 2]] for rows in sets))
 
-    value = _values("the samples", [metric(*samples)])[0]
-    halves = _values("halves of the samples", (draw() for _ in range(num_halves)))
+    value = finite_values("the samples", [metric(*samples)])[0]
+    halves = finite_values("halves of the samples", (draw() for _ in range(num_halves)))
     error = halves.std(axis=0, ddof=1)
     reach = student_t.ppf((1 + level) / 2, num_halves - 1) * error
     # A value that rounding has put outside of the range stays within its interval.
@@ -208,10 +208,10 @@ def permutation_test(
         mixed = random.permutation(pool)
         return metric(mixed[: len(x)], mixed[len(x) :])
 
-    value = _values("the samples", [metric(x, y)])
+    value = finite_values("the samples", [metric(x, y)])
     if value.shape != (1,):
         raise ValueError(f"the metric of a test must be one number, got {value[0].tolist()}")
-    null_values = _values("the mixed samples", (draw() for _ in range(num_permutations)))
+    null_values = finite_values("the mixed samples", (draw() for _ in range(num_permutations)))
     p_value = (1 + np.sum(null_values >= value[0])) / (1 + num_permutations)
     return PermutationTest(float(value[0]), float(p_value), null_values)
 
@@ -221,7 +221,8 @@ def generator(key: Key[Array, ""]) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
-def _values(name: str, results: Any) -> np.ndarray:
+def finite_values(name: str, results: Any) -> np.ndarray:
+    """Values of a metric as an array; raises ValueError if one is not finite, with the name of what it is of."""
     values = np.asarray([np.asarray(result, np.float64) for result in results])
     num_bad = int(np.sum(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
     if num_bad:
