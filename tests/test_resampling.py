@@ -176,7 +176,8 @@ def test_intervals_cover_the_expectation_of_the_metric(metric):
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_intervals_of_nearest_neighbours_cover_from_halves_of_25_on(shift):
-    """Five neighbours: nominally 95 % of 400 intervals. In halves of six most values are alike."""
+    """Five neighbours, 400 intervals: at least 0.93 (of 1200 others), less three standard errors of 0.013. In halves
+    of six most values are alike."""
 
     def covered(num):
         expected = np.mean([prdc(x, y) for x, y in pairs(4000, num, 2, shift, seed=1)], axis=0)
@@ -184,7 +185,7 @@ def test_intervals_of_nearest_neighbours_cover_from_halves_of_25_on(shift):
         low, high = (np.array([getattr(interval, end) for interval in found]) for end in ("low", "high"))
         return [coverage(low[:, i], high[:, i], expected[i]) for i in range(4)]
 
-    assert min(covered(50)) > 0.91
+    assert min(covered(50)) > 0.93 - 3 * 0.013
     assert min(covered(12)) < 0.65
 
 
