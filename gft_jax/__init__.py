@@ -4,8 +4,10 @@ from importlib import metadata
 
 from gft_jax import (
     checkpoints,
+    control_costs,
     cooling,
     couplings,
+    density_ratio,
     diffusions,
     drifts,
     evaluation,
@@ -16,11 +18,12 @@ from gft_jax import (
     pairing,
     parallel,
     paths,
+    rewards,
     sampling,
 )
 from gft_jax.finetuning import Adapter, FineTuner, StepInfo, TrainState, finetuner, full, mean_loss
 from gft_jax.loading import load
-from gft_jax.types import Batch, Drift, Objective, Terms
+from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 __version__ = metadata.version("gft_jax")
 
@@ -30,12 +33,15 @@ __all__ = [
     "Drift",
     "FineTuner",
     "Objective",
+    "Reward",
     "StepInfo",
     "Terms",
     "TrainState",
     "checkpoints",
+    "control_costs",
     "cooling",
     "couplings",
+    "density_ratio",
     "diffusions",
     "drifts",
     "evaluation",
@@ -50,5 +56,6 @@ __all__ = [
     "pairing",
     "parallel",
     "paths",
+    "rewards",
     "sampling",
 ]

@@ -90,25 +90,27 @@ class FineTuner(NamedTuple):
     It pays where a single step takes less than about 2 ms."""
 
 
-def loss_sums(
+def prepared_rows(
     objective: Objective,
     params: Params,
     base_params: Params,
+    objective_state: Any,
     batch: Batch,
-    temperature: Any,
-    objective_state: Any = (),
-    adapter: Adapter | None = None,
+    temperature: Array,
+) -> Any:
+    """What the objective makes of a batch, held fixed under differentiation, also where it depends on the base."""
+    frozen = jax.lax.stop_gradient(params)
+    return jax.lax.stop_gradient(objective.prepare(frozen, base_params, objective_state, batch, temperature))
+
+
+def loss_sums(
+    objective: Objective, params: Params, base_params: Params, rows: Any, temperature: Any
 ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-    """Sums over the rows of a batch: ``(weighted loss, (weights, weighted stats))``, differentiable in ``params``.
+    """Sums over prepared rows: ``(weighted loss, (weights, weighted stats))``, differentiable in ``params``.
 
     Sums, since sums of several devices or micro-batches add up and means do not.
     """
-    apply = (lambda params, base: params) if adapter is None else adapter.apply
-    temperature = jnp.asarray(temperature)
-    frozen = apply(jax.lax.stop_gradient(params), base_params)
-    rows = objective.prepare(frozen, base_params, objective_state, batch, temperature)
-    rows = jax.lax.stop_gradient(rows)  # what of it depends on the base, too
-    terms = objective.loss(apply(params, base_params), base_params, rows, temperature)
+    terms = objective.loss(params, base_params, rows, temperature)
     for name, values in {"loss": terms.loss, **terms.stats}.items():
         if values.ndim != 1 or values.shape != terms.weight.shape:
             raise ValueError(
@@ -145,7 +147,9 @@ def mean_loss(
     _check_base(objective, base_params)
     if not isinstance(temperature, Tracer) and not temperature >= 0.0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
-    total, (weight, stats) = loss_sums(objective, params, base_params, batch, temperature, objective_state)
+    temperature = jnp.asarray(temperature)
+    rows = prepared_rows(objective, params, base_params, objective_state, batch, temperature)
+    total, (weight, stats) = loss_sums(objective, params, base_params, rows, temperature)
     return total / weight, {name: value / weight for name, value in stats.items()}
 
 
@@ -156,6 +160,7 @@ def finetuner(
     *,
     adapter: Adapter | None = None,
     averaging: float | None = 0.999,
+    num_updates: int = 1,
 ) -> FineTuner:
     """The training step of a method.
 
@@ -171,13 +176,20 @@ def finetuner(
         adapter: which parameters are trained; default all.
         averaging: decay d in [0, 1) of the averaged parameters, which start at the initial ones and warm up:
             at step n the decay is ``min(d, (1 + n) / (10 + n))``. None keeps no average.
+        num_updates: updates of the optimiser on each batch as it was prepared once, >= 1. It pays where preparing is
+            dear, as the paths and adjoints of reward fine-tuning are. From the second update on these are of
+            parameters of a few updates ago: the gradient is biased, by more for more updates and higher learning rates,
+            though what the regressions lead to, once the parameters rest, is the same. The report, and what
+            objective and cooling see, are of the first update; the average is taken once, after the last.
 
     Raises:
-        ValueError: for a decay outside [0, 1); from ``init``, if the method needs a base and there is none, or
-            parameters are not finite or not of floating-point type.
+        ValueError: for a decay outside [0, 1), or fewer than one update; from ``init``, if the method needs a base and
+            there is none, or parameters are not finite or not of floating-point type.
     """
     if averaging is not None and not 0.0 <= averaging < 1.0:
         raise ValueError(f"averaging is a decay in [0, 1), or None, got {averaging}")
+    if num_updates < 1:
+        raise ValueError(f"num_updates must be >= 1, got {num_updates}")
     cooling = coolings.constant(temperature=0.0) if cooling is None else cooling
     adapter = full() if adapter is None else adapter
 
@@ -206,18 +218,31 @@ def finetuner(
         _check_base(objective, base_params)
         temperature = cooling.temperature(state.cooling_state, state.step)
 
-        def local_sums(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-            return loss_sums(
-                objective, params, base_params, batch, temperature, state.objective_state, adapter
-            )
+        rows = prepared_rows(
+            objective,
+            adapter.apply(state.params, base_params),
+            base_params,
+            state.objective_state,
+            batch,
+            temperature,
+        )
 
-        sums = sum_over_devices(jax.value_and_grad(local_sums, has_aux=True)(state.params))
-        (total, (weight, stats)), gradient = sums
-        loss, stats, gradient = jax.tree.map(lambda value: value / weight, (total, stats, gradient))
-        grad_norm = optax.tree.norm(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(params)
+        def local_sums(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+            return loss_sums(objective, adapter.apply(params, base_params), base_params, rows, temperature)
+
+        def update(params: Params, opt_state: Any) -> tuple[Params, Any, tuple[Array, Array, Any]]:
+            sums = sum_over_devices(jax.value_and_grad(local_sums, has_aux=True)(params))
+            (total, (weight, stats)), gradient = sums
+            loss, stats, gradient = jax.tree.map(lambda value: value / weight, (total, stats, gradient))
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, (loss, optax.tree.norm(gradient), stats)
+
+        params, opt_state, (loss, grad_norm, stats) = update(state.params, state.opt_state)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        for _ in range(num_updates - 1):
+            params, opt_state, (later_loss, later_norm, _) = update(params, opt_state)
+            is_finite &= jnp.isfinite(later_loss) & jnp.isfinite(later_norm)
+        is_finite &= _all_finite(params)
         new = TrainState(
             step=state.step + 1,
             params=params,

@@ -38,6 +38,18 @@ class Drift(Protocol):
         ...
 
 
+@runtime_checkable
+class Reward(Protocol):
+    """What samples are to be good at: ``reward(x, cond=None)`` -> ``[batch]``, larger is better.
+
+    ``x`` has shape ``[batch, *event]``. The function is pure, and value i depends on row i alone.
+    """
+
+    def __call__(self, x: Array, cond: Any = None, /) -> Array:
+        """Reward of each row."""
+        ...
+
+
 class Batch(NamedTuple):
     """Rows for one training step, already paired. All leaves have the leading axis ``rows``."""
 

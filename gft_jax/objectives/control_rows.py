@@ -1,0 +1,114 @@
+"""Points of a path with the velocity that the adjoint asks for there: the regression of adjoint matching."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from gft_jax.drifts import evaluate
+from gft_jax.objectives.gradient_clip import QuantileClip
+from gft_jax.objectives.path_rows import squared_norm
+from gft_jax.objectives.rollouts import random_steps
+from gft_jax.rewards import value_and_gradient
+from gft_jax.types import Batch, Drift, Reward, Terms
+
+
+class ControlRows(NamedTuple):
+    """What is regressed on, at ``used`` points of each row's path; all leaves ``[rows, ...]``."""
+
+    t: Array
+    """Flow times ``[rows, used]``."""
+    x: Array
+    """Points ``[rows, used, *event]``."""
+    base_velocity: Array
+    """``v_base`` there."""
+    control: Array
+    """The control that is asked for, ``u*``, likewise."""
+    factor: Array
+    """Weights of the squared error ``[rows, used]``; they add up to one over all points where none is left out."""
+    weight: Array
+    """Weights of the rows ``[rows]``."""
+    cond: Any
+    """Conditions, or None."""
+    stats: dict[str, Array]
+    """Diagnostics of the path, each ``[rows]``."""
+
+
+class End(NamedTuple):
+    """The reward at the end of a path."""
+
+    gradient: Array
+    """``grad r(x_1)``, clipped ``[rows, *event]``."""
+    stats: dict[str, Array]
+    """Reward, norm of the gradient before the clip, and whether it was clipped."""
+
+
+def reward_at_end(
+    reward: Reward, x: Float[Array, "rows *event"], cond: Any, clip: QuantileClip | None, threshold: Any
+) -> End:
+    """Value and gradient of the reward, clipped."""
+    values, gradient = value_and_gradient(reward, x, cond)
+    norm = jnp.sqrt(squared_norm(gradient))
+    stats = {"reward": values, "reward_gradient_norm": norm, "zero_gradient": (norm == 0).astype(norm.dtype)}
+    if clip is not None:
+        stats["unclipped"] = ((norm <= threshold) | (threshold == 0)).astype(norm.dtype)
+        gradient = clip.clip(threshold, gradient, norm)
+    return End(gradient, stats)
+
+
+def clip_state(clip: QuantileClip | None) -> dict[str, Callable[..., Any]]:
+    """``init`` and ``update`` of an objective whose state is the threshold of the clip."""
+    if clip is None:
+        return {}
+
+    def init(params: Any, base_params: Any) -> Array:
+        return jnp.zeros((), jnp.float32)
+
+    def update(threshold: Array, stats: dict[str, Array], params: Any) -> Array:
+        return clip.update(threshold, stats["reward_gradient_norm"], stats["unclipped"])
+
+    return {"init": init, "update": update}
+
+
+def row_weights(batch: Batch, dtype: Any) -> Float[Array, "rows"]:
+    """Weights of the rows, one each by default."""
+    ones = jnp.ones(batch.key.shape, dtype)
+    return ones if batch.weight is None else batch.weight.astype(dtype)
+
+
+def some_steps(keys: Key[Array, "rows"], rows: ControlRows, num_used: int | None) -> ControlRows:
+    """The rows at ``num_used`` random points of each path, whose weights are raised to make up for the others."""
+    num_points = rows.t.shape[1]
+    if num_used is None or num_used == num_points:
+        return rows
+    drawn = random_steps(keys, num_points, num_used)
+
+    def pick(leaf: Array) -> Array:
+        return jax.vmap(lambda row, index: row[index])(leaf, drawn)
+
+    t, x, base_velocity, control, factor = map(pick, rows[:5])
+    return rows._replace(
+        t=t, x=x, base_velocity=base_velocity, control=control, factor=factor * (num_points / num_used)
+    )
+
+
+def regress(drift: Drift, params: Any, rows: ControlRows) -> Terms:
+    """``sum over the points of factor |v - v_base - u*|^2`` for each row."""
+    num_used = rows.t.shape[1]
+
+    def flat(leaf: Array) -> Array:
+        return leaf.reshape(-1, *leaf.shape[2:])
+
+    cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_used, axis=0), rows.cond)
+    velocity = evaluate(drift, params, flat(rows.t), flat(rows.x), cond)
+    control = velocity - flat(rows.base_velocity)
+
+    def over_points(squares: Array) -> Array:
+        return jnp.sum(rows.factor * squares.reshape(rows.factor.shape), axis=1)
+
+    loss = over_points(squared_norm(control - flat(rows.control)))
+    shares = rows.factor / jnp.sum(rows.factor, axis=1, keepdims=True)
+    size = jnp.sum(shares * squared_norm(control).reshape(shares.shape), axis=1)
+    return Terms(loss, rows.weight, {**rows.stats, "matching_loss": loss, "squared_control": size})

@@ -1,0 +1,159 @@
+"""Raising a reward by its gradient through the last steps of sampling."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from gft_jax.control_costs import ControlCost, quadratic
+from gft_jax.drifts import evaluate
+from gft_jax.objectives.adjoint_matching import checked_grid
+from gft_jax.objectives.control_rows import row_weights
+from gft_jax.objectives.path_rows import squared_norm
+from gft_jax.objectives.rollouts import last_states, ode_step
+from gft_jax.rewards import evaluate as reward_of
+from gft_jax.types import Batch, Drift, Objective, Reward, Terms
+
+
+class _Start(NamedTuple):
+    x: Array
+    """Where the differentiated steps begin ``[rows, *event]``."""
+    weight: Array
+    cond: Any
+    jump: Array
+    """Time from which `refl` jumps to the end ``[rows]``."""
+
+
+def draft(
+    drift: Drift,
+    reward: Reward,
+    *,
+    cost_weight: float = 0.0,
+    cost: ControlCost = quadratic(),
+    base_drift: Drift | None = None,
+    num_steps: int | None = None,
+    times: Sequence[float] | np.ndarray | None = None,
+    truncation: int = 3,
+) -> Objective:
+    """DRaFT-K: the loss ``-r(x_1) + lam sum_k h_k c(u_k)``, differentiated through the last K Euler steps.
+
+    With ``cost_weight=0`` it is the published method, which has no bond to the base but a small number of steps or
+    of trained parameters; with lam > 0 it is the control problem of `adjoint_matching` on the last K steps, by plain
+    differentiation, which keeps all of K steps in memory.
+
+    Stats: ``reward``, ``squared_control`` (mean over the K steps; where lam = 0 the base is not evaluated, and it is
+    left out).
+
+    Args:
+        drift: the velocity field that is trained; ``batch.x0`` is its noise.
+        reward: r, see `gft_jax.rewards`.
+        cost_weight: lam >= 0.
+        cost: c, see `gft_jax.control_costs`.
+        base_drift: the base's velocity field; None for the same function.
+        num_steps: N equal steps, by default 50.
+        times: instead of num_steps a whole grid from 0 to 1.
+        truncation: K in 1 .. N.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Source: Clark et al., "Directly fine-tuning diffusion models on differentiable rewards", arXiv:2309.17400.
+    """
+    if not cost_weight >= 0:
+        raise ValueError(f"cost_weight (lambda) must be >= 0, got {cost_weight}")
+    grid = checked_grid(num_steps, times)
+    first = _first_step(grid, truncation)
+    base_field = drift if base_drift is None else base_drift
+
+    def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
+        return _start(drift, params, batch, grid, first)
+
+    def loss(params: Any, base_params: Any, rows: _Start, temperature: Array) -> Terms:
+        x, price, square = rows.x, jnp.zeros_like(rows.weight), jnp.zeros_like(rows.weight)
+        for t, h in zip(grid[first:-1].tolist(), np.diff(grid[first:]).tolist(), strict=True):
+            velocity = evaluate(drift, params, t, x, rows.cond)
+            if cost_weight > 0:
+                control = velocity - evaluate(base_field, base_params, t, x, rows.cond)
+                price += h * cost.cost(control)
+                square += squared_norm(control) / truncation
+            x = x + h * velocity
+        values = reward_of(reward, x, rows.cond)
+        stats = {"reward": values} | ({"squared_control": square} if cost_weight > 0 else {})
+        return Terms(cost_weight * price - values, rows.weight, stats)
+
+    return Objective(loss=loss, prepare=prepare, needs_base=cost_weight > 0)
+
+
+def refl(
+    drift: Drift,
+    reward: Reward,
+    *,
+    num_steps: int | None = None,
+    times: Sequence[float] | np.ndarray | None = None,
+    truncation: int = 10,
+) -> Objective:
+    """ReFL: the loss ``-r(x + (1 - t) v(t, x))`` at one random step of the last K, by a single differentiated call.
+
+    The path up to the step is that of the current drift, without a gradient; from there a straight jump leads to the
+    end. The reward sees a guess of the sample, not the sample.
+
+    Stats: ``reward`` of the guess.
+
+    Args:
+        drift: the velocity field that is trained; ``batch.x0`` is its noise.
+        reward: r, see `gft_jax.rewards`.
+        num_steps: N equal Euler steps, by default 50.
+        times: instead of num_steps a whole grid from 0 to 1.
+        truncation: K in 1 .. N.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Source: Xu et al., "ImageReward", arXiv:2304.05977, algorithm 1, written for a velocity.
+    """
+    grid = checked_grid(num_steps, times)
+    first = _first_step(grid, truncation)
+
+    def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
+        dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
+        states = last_states(
+            ode_step(diffrax.Euler(), drift, params, batch.cond),
+            batch.x0.astype(dtype),
+            grid.astype(dtype),
+            len(grid) - 1 - first,
+        )
+        drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(states) - 1))(batch.key)
+        x = states[drawn, jnp.arange(len(drawn))]
+        return _Start(x, row_weights(batch, dtype), batch.cond, jnp.asarray(grid[first:-1], dtype)[drawn])
+
+    def loss(params: Any, base_params: Any, rows: _Start, temperature: Array) -> Terms:
+        velocity = evaluate(drift, params, rows.jump, rows.x, rows.cond)
+        left = (1 - rows.jump).reshape(-1, *[1] * (rows.x.ndim - 1))
+        values = reward_of(reward, rows.x + left * velocity, rows.cond)
+        return Terms(-values, rows.weight, {"reward": values})
+
+    return Objective(loss=loss, prepare=prepare)
+
+
+def _first_step(grid: np.ndarray, truncation: int) -> int:
+    total = len(grid) - 1
+    if not 1 <= truncation <= total:
+        raise ValueError(
+            f"truncation is the number of last steps to train, 1 to {total} here, got {truncation}"
+        )
+    return total - truncation
+
+
+def _start(drift: Drift, params: Any, batch: Batch, grid: np.ndarray, first: int) -> _Start:
+    """The path up to the differentiated steps."""
+    dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
+    x = batch.x0.astype(dtype)
+    if first > 0:
+        advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
+        x = last_states(advance, x, grid[: first + 1].astype(dtype), 1)[-1]
+    weight = row_weights(batch, dtype)
+    return _Start(x, weight, batch.cond, jnp.full_like(weight, grid[first]))

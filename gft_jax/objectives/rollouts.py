@@ -1,0 +1,96 @@
+"""On-policy paths by fixed steps, of which only the last are kept: what reward fine-tuning starts from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from gft_jax.drifts import evaluate
+from gft_jax.types import Drift
+
+Step = Callable[[Callable[[Array, Array], Array], Array, Array, Array], tuple[Array, Array]]
+"""``(velocity, t, h, x)`` -> ``(x after the step, velocity at its beginning)``; velocity: ``(t, x)`` -> like x."""
+
+
+def euler(velocity: Callable[[Array, Array], Array], t: Array, h: Array, x: Array) -> tuple[Array, Array]:
+    """``x + h v(t, x)``."""
+    first = velocity(t, x)
+    return x + h * first, first
+
+
+def heun(velocity: Callable[[Array, Array], Array], t: Array, h: Array, x: Array) -> tuple[Array, Array]:
+    """``x + (h / 2) (v(t, x) + v(t + h, x + h v(t, x)))``."""
+    first = velocity(t, x)
+    return x + 0.5 * h * (first + velocity(t + h, x + h * first)), first
+
+
+def step_of(solver: diffrax.AbstractSolver) -> Step:
+    """The step of a solver of Diffrax.
+
+    Raises:
+        ValueError: for a solver other than Euler and Heun.
+    """
+    if isinstance(solver, diffrax.Euler):
+        return euler
+    if isinstance(solver, diffrax.Heun):
+        return heun
+    raise ValueError(f"solver must be diffrax.Euler() or diffrax.Heun(), got {type(solver).__name__}")
+
+
+def last_states(
+    advance: Callable[[Array, tuple[Array, Array, Array]], Array],
+    x0: Float[Array, "batch *event"],
+    grid: Float[np.ndarray, "num_times"],
+    num_kept: int,
+) -> Float[Array, "num_kept_plus_one batch *event"]:
+    """States at the last ``num_kept + 1`` times of the grid; the memory does not depend on the number of steps.
+
+    Args:
+        advance: ``(x, (index, t, h))`` -> x after a step.
+        x0: state at the first time.
+        grid: increasing times.
+        num_kept: steps whose states are kept.
+    """
+    index = jnp.arange(len(grid) - 1)
+    times, lengths = jnp.asarray(grid[:-1]), jnp.asarray(np.diff(grid))
+    first = len(index) - num_kept
+
+    def forget(x: Array, step: Any) -> tuple[Array, None]:
+        return advance(x, step), None
+
+    def keep(x: Array, step: Any) -> tuple[Array, Array]:
+        x = advance(x, step)
+        return x, x
+
+    steps = (index, times, lengths)
+    before, after = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], steps) for part in (slice(first), slice(first, None))
+    )
+    x, _ = jax.lax.scan(forget, x0, before)
+    _, states = jax.lax.scan(keep, x, after)
+    return jnp.concatenate([x[None], states])
+
+
+def velocity_of(drift: Drift, params: Any, cond: Any) -> Callable[[Array, Array], Array]:
+    """A drift with its parameters and conditions as a function of time and state."""
+    return lambda t, x: evaluate(drift, params, t, x, cond)
+
+
+def ode_step(solver: diffrax.AbstractSolver, drift: Drift, params: Any, cond: Any) -> Callable[..., Array]:
+    """``advance`` of `last_states` for the ODE of a drift."""
+    step, velocity = step_of(solver), velocity_of(drift, params, cond)
+
+    def advance(x: Array, at: tuple[Array, Array, Array]) -> Array:
+        _, t, h = at
+        return step(velocity, t, h, x)[0]
+
+    return advance
+
+
+def random_steps(keys: Key[Array, "rows"], num_steps: int, num_drawn: int) -> Array:
+    """For each row, different steps out of ``num_steps``, ``[rows, num_drawn]``, each as likely as the others."""
+    return jax.vmap(lambda key: jax.random.permutation(key, num_steps)[:num_drawn])(keys)
