@@ -29,7 +29,7 @@ def adjoint_matching(
     drift: Drift,
     reward: Reward,
     *,
-    cost_weight: float,
+    cost_weight: float | int,
     cost: ControlCost = quadratic(),
     base_drift: Drift | None = None,
     num_steps: int | None = None,

@@ -31,7 +31,7 @@ def memoryless_adjoint_matching(
     drift: Drift,
     reward: Reward,
     *,
-    cost_weight: float | Callable[[Array], Array],
+    cost_weight: float | int | Callable[[Array], Array],
     path: Path = linear(),
     base_drift: Drift | None = None,
     num_steps: int | None = None,

@@ -32,7 +32,7 @@ def draft(
     drift: Drift,
     reward: Reward,
     *,
-    cost_weight: float = 0.0,
+    cost_weight: float | int = 0.0,
     cost: ControlCost = quadratic(),
     base_drift: Drift | None = None,
     num_steps: int | None = None,

@@ -33,14 +33,14 @@ def reward_weighted(
     drift: Drift,
     reward: Reward,
     *,
-    sharpness: float,
-    base_weight: float,
+    sharpness: float | int,
+    base_weight: float | int,
     path: Path = linear(),
     coupling: Coupling | None = None,
     num_steps: int | None = None,
     times: Sequence[float] | np.ndarray | None = None,
     time_sampler: TimeSampler = uniform(),
-    max_exponent: float = 10.0,
+    max_exponent: float | int = 10.0,
 ) -> Objective:
     """ORW-CFM-W2: ``E[exp(tau r(x1)) |v - u_t|^2] + alpha E|v - v_base|^2`` on samples x1 of the current model.
 

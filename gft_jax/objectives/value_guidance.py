@@ -22,7 +22,7 @@ def value_guidance(
     drift: Drift,
     reward: Reward,
     *,
-    cost_weight: float,
+    cost_weight: float | int,
     strength: Callable[[Array], Array] = lambda t: t**2,
     base_drift: Drift | None = None,
     num_steps: int | None = None,
