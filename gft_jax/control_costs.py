@@ -2,7 +2,9 @@
 
 In ``max_u E[r(x_1)] - lam E int c(u) dt`` the best control at a point is the maximiser of ``<a, u> - lam c(u)``, a the
 adjoint there: ``u = (grad c)^(-1)(a / lam)``. A cost is given by three functions of rows ``[rows, *event]``; norms are
-Euclidean over the whole event. At ``a = 0`` every control is zero, and so is every slope at ``u = 0``.
+Euclidean over the whole event. At ``a = 0`` every control is zero, and so is every slope at ``u = 0``. Costs and slopes
+may be differentiated, also there; what is infinite in the derivative of a slope or control at zero (of a slope of
+power p < 2, of a control of p > 2) is left out by automatic differentiation.
 
 With a power p > 2 a small control is nearly free and a large one is dear: weak pulls are followed and strong ones
 are bounded. With 1 < p < 2 it is the other way round.
@@ -10,7 +12,7 @@ are bounded. With 1 < p < 2 it is the other way round.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def quadratic() -> ControlCost:
     return ControlCost(lambda u: 0.5 * _squared(u), lambda u: u, lambda pull: pull)
 
 
-def norm_power(p: float) -> ControlCost:
+def norm_power(p: float | int) -> ControlCost:
     """``c(u) = |u|^p / p``, with ``u = (|a| / lam)^(1 / (p - 1)) a / |a|``; p = 2 is `quadratic`.
 
     Raises:
@@ -45,17 +47,15 @@ def norm_power(p: float) -> ControlCost:
     """
     _check_power(p)
 
-    def scaled(x: Rows, power: float) -> Rows:
-        """``|x|^power x / |x|``, zero at zero."""
-        size = _norm(x)
-        return x * _over_event(jnp.where(size > 0, jnp.where(size > 0, size, 1) ** (power - 1), 0), x)
+    def scaled(x: Rows, power: float | int) -> Rows:
+        return x * _over_event(_power(_norm(x), power - 1), x)
 
     return ControlCost(
         lambda u: _norm(u) ** p / p, lambda u: scaled(u, p - 1), lambda pull: scaled(pull, 1 / (p - 1))
     )
 
 
-def coordinate_power(p: float) -> ControlCost:
+def coordinate_power(p: float | int) -> ControlCost:
     """``c(u) = sum_i |u_i|^p / p``, with ``u_i = sign(a_i) (|a_i| / lam)^(1 / (p - 1))``.
 
     Raises:
@@ -63,8 +63,8 @@ def coordinate_power(p: float) -> ControlCost:
     """
     _check_power(p)
 
-    def scaled(x: Rows, power: float) -> Rows:
-        return jnp.sign(x) * jnp.abs(x) ** power
+    def scaled(x: Rows, power: float | int) -> Rows:
+        return x * _power(jnp.abs(x), power - 1)
 
     def cost(u: Rows) -> Array:
         return jnp.sum((jnp.abs(u) ** p).reshape(u.shape[0], -1), axis=-1) / p
@@ -72,7 +72,7 @@ def coordinate_power(p: float) -> ControlCost:
     return ControlCost(cost, lambda u: scaled(u, p - 1), lambda pull: scaled(pull, 1 / (p - 1)))
 
 
-def polynomial(coefficients: Mapping[float, float]) -> ControlCost:
+def polynomial(coefficients: Mapping[Any, float | int]) -> ControlCost:
     """``c(u) = sum_p c_p |u|^p / p``, with ``u = s a / |a|``, s the root of ``sum_p c_p s^(p - 1) = |a| / lam``.
 
     The root is found by Newton's method for ``log s``, in which the equation is convex and increasing, so that from
@@ -92,19 +92,18 @@ def polynomial(coefficients: Mapping[float, float]) -> ControlCost:
         _check_power(p)
         if not 0 < coefficient < math.inf:
             raise ValueError(f"the coefficient of power {p} must be positive and finite, got {coefficient}")
-    powers = [p - 1 for p in coefficients]
-    logs = [math.log(coefficient) for coefficient in coefficients.values()]
+    terms = tuple(coefficients.items())
 
     def root(log_size: Array) -> Array:
         """``log s`` from the logarithm of ``|a| / lam``."""
-        rates, offsets = (jnp.asarray(values, log_size.dtype)[:, None] for values in (powers, logs))
+        rates, offsets = jnp.asarray([(p - 1, math.log(c)) for p, c in terms], log_size.dtype).T[..., None]
         # Each term alone gives a bound from above.
         start = jnp.min((log_size - offsets) / rates, axis=0)
 
         def step(_: Array, log_s: Array) -> Array:
-            terms = offsets + rates * log_s
-            shares = jax.nn.softmax(terms, axis=0)
-            excess = jax.nn.logsumexp(terms, axis=0) - log_size
+            logs = offsets + rates * log_s
+            shares = jax.nn.softmax(logs, axis=0)
+            excess = jax.nn.logsumexp(logs, axis=0) - log_size
             return log_s - excess / jnp.sum(shares * rates, axis=0)
 
         return jax.lax.fori_loop(0, _NEWTON_STEPS, step, start)
@@ -116,13 +115,12 @@ def polynomial(coefficients: Mapping[float, float]) -> ControlCost:
 
     def cost(u: Rows) -> Array:
         size = _norm(u)
-        return jnp.sum(jnp.stack([c * size**p / p for p, c in coefficients.items()]), axis=0)
+        return jnp.sum(jnp.stack([c * size**p / p for p, c in terms]), axis=0)
 
     def slope(u: Rows) -> Rows:
         size = _norm(u)
-        safe = jnp.where(size > 0, size, 1)
-        factors = jnp.stack([c * safe ** (p - 2) for p, c in coefficients.items()])
-        return u * _over_event(jnp.where(size > 0, jnp.sum(factors, axis=0), 0), u)
+        factors = jnp.stack([c * _power(size, p - 2) for p, c in terms])
+        return u * _over_event(jnp.sum(factors, axis=0), u)
 
     return ControlCost(cost, slope, control)
 
@@ -132,18 +130,24 @@ def _squared(x: Rows) -> Array:
 
 
 def _norm(x: Rows) -> Array:
-    # Scaled by the largest entry: squares of small or large adjoints would leave the range of float32.
+    # Scaled by the largest entry: squares of small or large adjoints would leave the range of float32. The scale
+    # cancels, so that it is no part of the derivative; that is zero at zero.
     flat = x.reshape(x.shape[0], -1)
-    largest = jnp.max(jnp.abs(flat), axis=-1)
-    safe = jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sqrt(jnp.sum((flat / safe[:, None]) ** 2, axis=-1))
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat), axis=-1))
+    squared = jnp.sum((flat / jnp.where(largest > 0, largest, 1)[:, None]) ** 2, axis=-1)
+    return largest * jnp.sqrt(jnp.where(largest > 0, squared, 1))
+
+
+def _power(size: Array, power: float | int) -> Array:
+    """``size^power`` as a factor of something as small as size: zero at zero for a negative power, too."""
+    return jnp.where(size > 0, jnp.where(size > 0, size, 1) ** power, float(power == 0))
 
 
 def _over_event(values: Array, x: Rows) -> Array:
     return values.reshape(values.shape + (1,) * (x.ndim - 1))
 
 
-def _check_power(p: float) -> None:
+def _check_power(p: float | int) -> None:
     if not 1 < p < math.inf:
         raise ValueError(
             f"the power of a control cost must be above 1 and finite, got {p}: 2 is the quadratic cost"
