@@ -31,6 +31,13 @@ gradient = jax.jit(jax.grad(gft.mean_loss, argnums=1, has_aux=True), static_argn
 mean_loss = jax.jit(gft.mean_loss, static_argnums=0)
 NUM_STEPS = 7
 ZERO = jnp.zeros(())
+
+
+@jax.jit(static_argnums=0)
+def prepared(method, params, base_params, state, batch):
+    return method.prepare(params, base_params, state, batch, ZERO)
+
+
 UNEVEN = np.array([0.0, 0.1, 0.3, 0.35, 0.7, 1.0])
 POINT = gft.rewards.quadratic(CENTRE, KAPPA)
 
@@ -262,7 +269,7 @@ def test_a_random_part_of_the_steps_has_the_same_loss_on_average(x64):
     )
     x0 = jnp.broadcast_to(noise(1).x0, (4000, 2))
     batch = gft.Batch(x0, None, gft.pairing.row_keys(3, 0, 4000))
-    rows = jax.jit(part.prepare, static_argnums=())(AWAY, BASE, (), batch, ZERO)
+    rows = prepared(part, AWAY, BASE, (), batch)
     losses = np.asarray(part.loss(AWAY, BASE, rows, ZERO).loss)
     exact = float(mean_loss(method, AWAY, BASE, noise(1))[0])
     error = losses.std() / np.sqrt(len(losses))
@@ -282,7 +289,7 @@ def test_the_adjoint_is_float32_under_a_network_in_half_precision():
     method, exact = (
         adjoint_matching(drift, wavy, cost_weight=LAM, num_steps=20) for drift in (half, network)
     )
-    ours, expected = (each.prepare(params, params, (), batch, ZERO) for each in (method, exact))
+    ours, expected = (prepared(each, params, params, (), batch) for each in (method, exact))
     assert {leaf.dtype for leaf in (ours.control, ours.base_velocity, ours.x)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(ours.control, expected.control, atol=0.05 * np.abs(expected.control).max())
     # What the products return in half precision is added up in float32: the sum has values that bfloat16 has not.
@@ -317,9 +324,9 @@ def test_gradients_are_clipped_at_a_running_quantile():
         shares.append(float(info.stats["unclipped"]))
     assert shares[0] == 1.0  # nothing is known of the norms yet
     assert np.mean(shares[20:]) == pytest.approx(0.8, abs=0.03)
-    threshold = float(state.objective_state)
-    rows = method.prepare(base, base, threshold, noise(64), ZERO)
-    plain = method.prepare(base, base, 0.0, noise(64), ZERO)
+    threshold = state.objective_state
+    rows = prepared(method, base, base, threshold, noise(64))
+    plain = prepared(method, base, base, ZERO, noise(64))
     norm = np.asarray(plain.stats["reward_gradient_norm"])
     factor = np.minimum(1.0, threshold / norm)
     assert 0 < np.mean(factor < 1) < 0.5
@@ -333,7 +340,7 @@ def test_several_updates_take_the_paths_of_the_first():
     optimizer = optax.sgd(0.05)
     runner = gft.parallel.single_device(gft.finetuner(method, optimizer, averaging=None, num_updates=3))
     state, info = runner.step(runner.init(jax.random.key(0), base), base, batch)
-    rows = method.prepare(base, base, (), batch, ZERO)
+    rows = prepared(method, base, base, (), batch)
 
     @jax.jit
     def descend(params):
@@ -346,7 +353,7 @@ def test_several_updates_take_the_paths_of_the_first():
     np.testing.assert_allclose(flat(state.params), flat(expected), rtol=1e-5)
     assert int(state.step) == 1
     # Paths of the new parameters would have been others.
-    fresh = method.prepare(descend(base), base, (), batch, ZERO)
+    fresh = prepared(method, descend(base), base, (), batch)
     assert np.abs(fresh.x - rows.x).max() > 1e-3
     np.testing.assert_allclose(info.loss, jnp.mean(method.loss(base, base, rows, ZERO).loss), rtol=1e-5)
 
@@ -389,7 +396,7 @@ def test_options_that_cannot_work_are_refused_at_once(changes, message):
 def test_rewards_and_solvers_that_cannot_work_are_refused_in_the_step():
     def step(reward, **options):
         method = adjoint_matching(network, reward, cost_weight=LAM, num_steps=2, **options)
-        method.prepare(BASE, BASE, (), noise(4), ZERO)
+        prepared(method, BASE, BASE, (), noise(4))
 
     with pytest.raises(ValueError, match=r"shape \(4,\) for samples of shape \(4, 2\); got shape \(\)"):
         step(lambda x, cond=None: jnp.sum(x))
