@@ -126,9 +126,7 @@ def batches(
     """
     _check_rows("x1", x1)
     _check_cond("cond", cond, len(x1))
-    for name, value, smallest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if not isinstance(value, numbers.Integral) or value < smallest:
-            raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
+    _check_numbers(batch_size, seed)
     if num_classes is not None:
         _check_labels(cond, num_classes)
     dropout = _checked_dropout(cond_dropout, null_cond, cond, num_classes)
@@ -152,6 +150,49 @@ def batches(
         return pair_many(key, dropout, np.asarray(steps, np.uint32), *rows_at(index))
 
     return Batches(lambda step: one(step)[1], many, lambda step: one(step)[0])
+
+
+def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = None) -> Batches:
+    """Batches of source rows alone, ``x1 = None``: for methods that make their own data, as reward fine-tuning does.
+
+    The stream has no ``pairing``: asking for it is an error.
+
+    Args:
+        source: draws the source rows, e.g. `standard_normal`.
+        batch_size: rows of a batch (over all devices).
+        seed: fixes source rows, order of the conditions and all randomness of the training steps.
+        cond: conditions to be met in reshuffled order, a pytree of ``[num, ...]``; None for none.
+
+    Raises:
+        ValueError: for a batch size below one, a negative seed, conditions of different length or not finite.
+    """
+    _check_numbers(batch_size, seed)
+    lengths = {len(leaf) for leaf in jax.tree.leaves(cond) if np.ndim(leaf)}
+    num_conds = min(lengths, default=1)
+    _check_cond("cond", cond, num_conds)
+    key = jax.random.key(seed)
+
+    @jax.jit
+    def draw(key: Key[Array, ""], step: Array, row_cond: Any) -> Batch:
+        keys = jax.vmap(jax.random.split)(keys_by_row(jax.random.fold_in(key, step), batch_size))
+        x0, source_cond = source(keys[:, 0])
+        return Batch(x0, None, keys[:, 1], row_cond, source_cond)
+
+    draw_many = jax.jit(jax.vmap(draw, in_axes=(None, 0, 0)))
+
+    def conds_at(step: int) -> Any:
+        index = row_order(num_conds, batch_size, seed, step)
+        return jax.tree.map(lambda leaf: leaf[index], cond)
+
+    def many(first_step: int, count: int) -> Batch:
+        steps = range(first_step, first_step + count)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(conds_at, steps))
+        return draw_many(key, np.asarray(steps, np.uint32), stacked)
+
+    def no_pairing(step: int) -> Pairing:
+        raise ValueError("batches of source rows alone have no pairing")
+
+    return Batches(lambda step: draw(key, np.uint32(step), conds_at(step)), many, no_pairing)
 
 
 def _from_noise(
@@ -285,6 +326,12 @@ def _check_rows(name: str, rows: Array | np.ndarray) -> None:
             f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1]"
         )
     _check_finite(name, rows)
+
+
+def _check_numbers(batch_size: Any, seed: Any) -> None:
+    for name, value, smallest in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not isinstance(value, numbers.Integral) or value < smallest:
+            raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
 
 
 def _check_cond(name: str, cond: Any, num_rows: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gft_jax as gft
-from gft_jax.pairing import batches, row_keys, row_order, rows_of, standard_normal
+from gft_jax.pairing import batches, row_keys, row_order, rows_of, source_batches, standard_normal
 
 
 def test_the_order_is_one_permutation_after_another():
@@ -225,3 +225,26 @@ def test_a_bad_source_is_refused():
         rows_of(np.zeros((0, 2), np.float32))
     with pytest.raises(ValueError, match=r"source_cond.*5 samples.*\(4,\)"):
         rows_of(np.zeros((5, 2), np.float32), np.arange(4))
+
+
+def test_source_rows_alone_are_those_of_the_keys_with_conditions_in_reshuffled_order():
+    conds = np.arange(5)
+    stream = source_batches(standard_normal((2,)), batch_size=4, seed=3, cond=conds)
+    batches = [stream.batch(step) for step in range(5)]
+    seen = np.concatenate([batch.cond for batch in batches])
+    assert all(sorted(seen[start : start + 5]) == list(range(5)) for start in range(0, 20, 5))
+    assert len({tuple(seen[start : start + 5]) for start in range(0, 20, 5)}) > 1
+    for step, batch in enumerate(batches):
+        keys = jax.vmap(jax.random.split)(row_keys(3, step, 4))
+        expected = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys[:, 0])
+        np.testing.assert_array_equal(batch.x0, expected)
+        np.testing.assert_array_equal(jax.random.key_data(batch.key), jax.random.key_data(keys[:, 1]))
+        assert batch.x1 is None
+    many = stream.many(1, 3)
+    np.testing.assert_array_equal(many.x0[2], batches[3].x0)
+    np.testing.assert_array_equal(many.cond[2], batches[3].cond)
+    assert source_batches(standard_normal(()), batch_size=2, seed=0).many(0, 2).cond is None
+    with pytest.raises(ValueError, match="have no pairing"):
+        stream.pairing(0)
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
+        source_batches(standard_normal(()), batch_size=0, seed=0)
