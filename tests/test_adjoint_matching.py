@@ -308,6 +308,22 @@ def test_memory_depends_on_the_trained_steps_alone():
     assert all_steps > 10 * few  # power
 
 
+@pytest.mark.parametrize(("unroll", "num_loops"), [(4, 2), (3, 3)])
+def test_written_out_steps_leave_no_loop_around_the_products(unroll, num_loops):
+    """Two loops are those of the path, without gradients. On CPU a convolution has a slow gradient inside a loop."""
+
+    def convolution(params, t, x, cond=None):
+        return jax.lax.conv(x, params, (1, 1), "SAME") + t.reshape(-1, 1, 1, 1)
+
+    method = adjoint_matching(
+        convolution, gft.rewards.brightness, cost_weight=LAM, num_steps=9, truncation=4, unroll=unroll
+    )
+    params = jnp.ones((3, 3, 3, 3))
+    batch = gft.Batch(jnp.ones((2, 3, 6, 6)), None, gft.pairing.row_keys(0, 0, 2))
+    program = gradient.lower(method, params, params, batch).as_text()
+    assert program.count("stablehlo.while") == num_loops
+
+
 # Clipping, several updates, and what goes wrong
 
 

@@ -39,7 +39,7 @@ def adjoint_matching(
     solver: diffrax.AbstractSolver = diffrax.Euler(),
     num_matched: int | None = None,
     clip: QuantileClip | None = None,
-    unroll: int = 8,
+    unroll: int = 10,
 ) -> Objective:
     """Deterministic adjoint matching, for ``max_v E[r(x_1)] - lam E int c(v - v_base) dt`` over ``dx/dt = v(t, x)``.
 

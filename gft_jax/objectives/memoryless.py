@@ -39,7 +39,7 @@ def memoryless_adjoint_matching(
     truncation: int | None = None,
     num_matched: int | None = None,
     clip: QuantileClip | None = None,
-    unroll: int = 8,
+    unroll: int = 10,
 ) -> Objective:
     """Adjoint matching on the memoryless process, with the tilted law ``p_base(x) exp(r(x) / lam)`` as its optimum.
 
