@@ -1,5 +1,6 @@
 """Rewards that need no weights of their own, and those of a classifier."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ from jaxtyping import Array, Float
 from gft_jax.types import Reward
 
 
-def quadratic(centre: Float[Array | np.ndarray, "*event"] | float, curvature: float = 1.0) -> Reward:
+def quadratic(
+    centre: Float[Array | np.ndarray, "*event"] | float | int, curvature: float | int = 1.0
+) -> Reward:
     """``r(x) = -(kappa / 2) |x - m|^2``: nearness to a point; its optimal flows have a closed form.
 
     Args:
@@ -19,12 +22,16 @@ def quadratic(centre: Float[Array | np.ndarray, "*event"] | float, curvature: fl
         curvature: kappa > 0, per square of the unit of the data.
 
     Raises:
-        ValueError: for a curvature that is not positive.
+        ValueError: for a curvature that is not positive and finite; when called, for a centre that is not an event.
     """
-    if not curvature > 0:
-        raise ValueError(f"curvature must be > 0, got {curvature}")
+    if not 0 < curvature < math.inf:
+        raise ValueError(f"curvature must be positive and finite, got {curvature}")
 
     def reward(x: Array, cond: Any = None, /) -> Array:
+        if np.shape(centre) not in ((), x.shape[1:]):
+            raise ValueError(
+                f"centre must be a scalar or have the shape of an event, {x.shape[1:]}, got {np.shape(centre)}"
+            )
         return -0.5 * curvature * jnp.sum(jnp.square(x - centre).reshape(x.shape[0], -1), axis=-1)
 
     return reward
@@ -34,9 +41,10 @@ def class_log_probability(logits: Callable[[Array], Array], label: int | None = 
     """``r(x, cond) = log p(label | x)`` of a classifier, in nats.
 
     Args:
-        logits: ``[batch, *event]`` -> ``[batch, num_classes]``, not normalised, with its parameters in it (they become
-            constants of the program: give large ones as a `jax.tree_util.Partial`, or see to their size).
-        label: the class that is wanted, or None: that of each row's cond, integers ``[batch]``.
+        logits: ``[batch, *event]`` -> ``[batch, num_classes]``, not normalised, with its parameters in it. They become
+            constants of each program that calls the reward, which a large classifier makes slow to compile.
+        label: the class that is wanted, >= 0, or None: that of each row's cond, integers ``[batch]``; the reward of a
+            row whose cond is no class is nan.
 
     Raises:
         ValueError: (when called) for a label out of range, or without a label and cond.
@@ -49,17 +57,19 @@ def class_log_probability(logits: Callable[[Array], Array], label: int | None = 
             if not 0 <= label < num_classes:
                 raise ValueError(f"label is {label}; the classifier has the classes 0 to {num_classes - 1}")
             return log_probabilities[:, label]
-        if cond is None or jnp.shape(cond) != x.shape[:1]:
+        shape, dtype = getattr(cond, "shape", None), getattr(cond, "dtype", jnp.float32)
+        if shape != x.shape[:1] or not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(
                 f"without a label the class is that of the condition: give cond, integers of shape {x.shape[:1]}, got "
-                f"{None if cond is None else jnp.shape(cond)}"
+                f"{'None' if cond is None else f'{type(cond).__name__} of shape {shape} and dtype {dtype}'}"
             )
-        return jnp.take_along_axis(log_probabilities, jnp.asarray(cond)[:, None], axis=-1)[:, 0]
+        picked = jnp.take_along_axis(log_probabilities, cond[:, None] % num_classes, axis=-1)[:, 0]
+        return jnp.where((cond >= 0) & (cond < num_classes), picked, jnp.nan)
 
     return reward
 
 
-def scaled(reward: Reward, factor: float) -> Reward:
+def scaled(reward: Reward, factor: float | int) -> Reward:
     """``factor r``: with a negative factor, the opposite wish."""
     return lambda x, cond=None, /: factor * reward(x, cond)
 
