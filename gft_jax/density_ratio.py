@@ -1,6 +1,7 @@
 """The ratio of two densities from samples, by a probabilistic classifier."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import optax
 from flax import linen
 from jaxtyping import Array, Float, Key
 from scipy import optimize
+
+from gft_jax.metrics.resampling import generator
 
 BATCH_SIZE = 128
 _CHECK_EVERY = 25
@@ -23,11 +26,12 @@ class DensityRatio(NamedTuple):
     """``[batch, *event]`` -> ``[batch]``, in nats; differentiable, and a reward when it is given ``(x, cond)``."""
     log_loss: float
     """Of the calibrated classifier on the held-out part, in nats a sample, the two laws counting alike: log 2 = 0.693
-    where it cannot tell them apart. A value near 0 says that they do not overlap: no weights can mend that."""
+    where it cannot tell them apart. A value near 0 says that they do not overlap: no weights can mend that. A little
+    too low where that part is small, since the step and the calibration were chosen on it."""
     slope: float
     """Factor by which calibration multiplied the logits: far below 1, the classifier was overconfident."""
     num_steps: int
-    """Training steps at which the held-out loss was least."""
+    """Training steps after which the held-out loss was least; 0 where nothing could be learned: the ratio is then 0."""
 
 
 class _Classifier(linen.Module):
@@ -36,11 +40,13 @@ class _Classifier(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array) -> Array:
-        h = x.reshape(x.shape[0], -1)
+        h = x
         for _ in range(self.depth):
             h = linen.silu(linen.Dense(self.hidden)(h))
-        # A square beside the logits of the network: between normal laws the log-ratio is quadratic.
-        return linen.Dense(1)(jnp.concatenate([h, x.reshape(x.shape[0], -1) ** 2], axis=-1))[:, 0]
+        # A square beside the logits of the network: between normal laws the log-ratio is quadratic. It starts at zero,
+        # as of equal laws: what early stopping leaves where nothing can be learned.
+        features = jnp.concatenate([h, x**2], axis=-1)
+        return linen.Dense(1, kernel_init=linen.initializers.zeros)(features)[:, 0]
 
 
 def fit_density_ratio(
@@ -51,15 +57,20 @@ def fit_density_ratio(
     hidden: int = 64,
     depth: int = 2,
     num_steps: int = 1000,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-3,
+    learning_rate: float | int = 1e-3,
+    weight_decay: float | int = 1e-3,
     held_out: float = 0.25,
 ) -> DensityRatio:
     """Log-ratio of the law of ``target`` over the law of ``base``, from samples of both.
 
     A network tells the two apart by logistic regression, in batches with as many rows of either; it is kept at the
     step with the least loss on a held-out part (early stopping), and its logits are calibrated there by a slope and
-    an offset (Platt). With both laws counting alike the logit is ``log q - log p``, whatever the numbers of samples.
+    an offset (Platt). With both laws counting alike the logit is ``log q - log p``, whatever the numbers of samples. It
+    starts at zero, and stays there if no step lowers the held-out loss.
+
+    Bias: towards zero where samples are few, since training stops early and the labels of the calibration are
+    smoothed. In the tests, 1500 samples each of N(1, 0.8^2) and N(0, 1) give a mean squared error of 0.02 to 0.11
+    nats^2 under the two laws, most of it in their tails.
 
     Where only one of the laws has samples the ratio is a guess of the network. So look at the log loss, and at the
     `effective_sample_size` of the weights made from it.
@@ -105,71 +116,110 @@ def fit_density_ratio(
         if not holds:
             raise ValueError(f"{name} must be {allowed}, got {value}")
 
-    together = np.concatenate(laws).reshape(len(laws[0]) + len(laws[1]), -1).astype(np.float64)
     event = laws[0].shape[1:]
-    centre = together.mean(axis=0).reshape(event).astype(np.float32)
-    scale = np.where(together.std(axis=0) > 0, together.std(axis=0), 1).reshape(event).astype(np.float32)
+    laws = [rows.reshape(len(rows), -1) for rows in laws]
+    centre, scale = _centre_and_scale(np.concatenate(laws).astype(np.float64))
 
-    def standardised(x: Any) -> Array:
-        return (jnp.asarray(x, jnp.float32) - centre) / scale
-
-    key_init, key_split, key_batches = jax.random.split(key, 3)
+    key_split, key_train = jax.random.split(key)
+    random = generator(key_split)
     trained_on, checked_on = [], []
-    for law, key_law in zip(laws, jax.random.split(key_split), strict=True):
-        order = np.asarray(jax.random.permutation(key_law, len(law)))
+    for law in laws:
+        order = random.permutation(len(law))
         num_held = max(1, min(len(law) - 1, round(held_out * len(law))))
-        checked_on.append(standardised(law[order[:num_held]]))
-        trained_on.append(standardised(law[order[num_held:]]))
+        checked_on.append((law[order[:num_held]] - centre) / scale)
+        trained_on.append((law[order[num_held:]] - centre) / scale)
 
     module = _Classifier(hidden, depth)
-    params = module.init(key_init, trained_on[0][:1])
-    optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
-
-    def logits(params: Any, rows: Array) -> Array:
-        return jnp.asarray(module.apply(params, rows))
-
-    def log_loss(params: Any, rows: list[Array]) -> Array:
-        of_target, of_base = (logits(params, each) for each in rows)
-        return 0.5 * (jnp.mean(jax.nn.softplus(-of_target)) + jnp.mean(jax.nn.softplus(of_base)))
-
-    @jax.jit
-    def train(params: Any, opt_state: Any, first: Any) -> tuple[Any, Any, Array]:
-        def step(carry: Any, index: Array) -> tuple[Any, None]:
-            params, opt_state = carry
-            keys = jax.random.split(jax.random.fold_in(key_batches, index))
-            rows = [
-                law[jax.random.randint(key, (BATCH_SIZE,), 0, len(law))]
-                for key, law in zip(keys, trained_on, strict=True)
-            ]
-            gradient = jax.grad(log_loss)(params, rows)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        carry, _ = jax.lax.scan(step, (params, opt_state), first + jnp.arange(_CHECK_EVERY))
-        return *carry, log_loss(carry[0], checked_on)
-
-    opt_state, best = optimizer.init(params), (float(log_loss(params, checked_on)), 0, params)
-    for first in range(0, num_steps, _CHECK_EVERY):
-        params, opt_state, loss = train(params, opt_state, first)
-        if float(loss) < best[0]:
-            best = float(loss), first + _CHECK_EVERY, params
-    _, steps, params = best
-    slope, offset, loss = _calibrated(*(np.asarray(logits(params, rows), np.float64) for rows in checked_on))
+    best = _train(module, trained_on, checked_on, key_train, num_steps, learning_rate, weight_decay)
+    slope, offset, loss = _calibrated(*(np.asarray(logits, np.float64) for logits in best.logits))
 
     def log_ratio(x: Array, cond: Any = None, /) -> Array:
-        return slope * logits(params, standardised(x)) + offset
+        if jnp.shape(x)[1:] != event:
+            raise ValueError(
+                f"the ratio is one of events of shape {event}, got samples of shape {jnp.shape(x)}"
+            )
+        rows = jnp.asarray(x, jnp.float32).reshape(len(x), -1)
+        return slope * _logits(module, best.params, (rows - centre) / scale) + offset
 
-    return DensityRatio(log_ratio, loss, slope, steps)
+    return DensityRatio(log_ratio, loss, slope, int(best.num_steps))
+
+
+def _centre_and_scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    spread = rows.std(axis=0)
+    typical = np.sqrt(np.mean(spread**2))
+    # An entry that changes by rounding alone, as the corner of an image may, must not be blown up.
+    scale = np.where(spread > 1e-6 * typical, spread, typical if typical > 0 else 1)
+    return rows.mean(axis=0).astype(np.float32), scale.astype(np.float32)
+
+
+class _Best(NamedTuple):
+    loss: Array
+    """On the held-out part, in nats."""
+    logits: tuple[Array, Array]
+    """There, of target and base."""
+    num_steps: Array
+    params: Any
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(module: _Classifier, params: Any, rows: Array) -> Array:
+    return jnp.asarray(module.apply(params, rows))
+
+
+@partial(jax.jit, static_argnums=0)
+def _train(
+    module: _Classifier,
+    trained_on: list[Array],
+    checked_on: list[Array],
+    key: Array,
+    num_steps: Any,
+    learning_rate: Any,
+    weight_decay: Any,
+) -> _Best:
+    """The parameters with the least held-out loss, looked at every few steps; rows: of target and base."""
+    optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
+    key_init, key_batches = jax.random.split(key)
+
+    def log_loss(params: Any, rows: list[Array]) -> tuple[Array, tuple[Array, Array]]:
+        of_target, of_base = (_logits(module, params, each) for each in rows)
+        loss = 0.5 * (jnp.mean(jax.nn.softplus(-of_target)) + jnp.mean(jax.nn.softplus(of_base)))
+        return loss, (of_target, of_base)
+
+    def step(index: Array, carry: Any) -> Any:
+        params, opt_state = carry
+        keys = jax.random.split(jax.random.fold_in(key_batches, index))
+        rows = [
+            law[jax.random.randint(key_law, (BATCH_SIZE,), 0, len(law))]
+            for key_law, law in zip(keys, trained_on, strict=True)
+        ]
+        gradient, _ = jax.grad(log_loss, has_aux=True)(params, rows)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def steps_and_check(index: Array, carry: Any) -> Any:
+        first, *trained, best = index * _CHECK_EVERY, *carry
+        last = jnp.minimum(first + _CHECK_EVERY, num_steps)
+        params, opt_state = jax.lax.fori_loop(first, last, step, tuple(trained))
+        here = _Best(*log_loss(params, checked_on), last, params)
+        best = jax.tree.map(lambda new, old: jnp.where(here.loss < best.loss, new, old), here, best)
+        return params, opt_state, best
+
+    params = module.init(key_init, trained_on[0][:1])
+    start = _Best(*log_loss(params, checked_on), jnp.zeros_like(num_steps), params)
+    num_checks = -(-num_steps // _CHECK_EVERY)
+    return jax.lax.fori_loop(0, num_checks, steps_and_check, (params, optimizer.init(params), start))[-1]
 
 
 def effective_sample_size(log_weights: Float[Array | np.ndarray, "num"]) -> float:
     """Share of the samples that weights are worth, ``(sum w)^2 / (num sum w^2)``, in (0, 1].
 
     From the logarithms of the weights. 1 for equal weights, 1 / num where one has it all. It is an estimate from the
-    same samples: where the variance of the weights is infinite it falls towards 0 as samples are added.
+    same samples, and too high where they miss the rare ones of large weight: for the weights of
+    `gft_jax.objectives.terminal` at w = 0.5, from N(3, 0.5^2) over N(0, 1), it is about 0.29 of 128 samples, 0.12 of
+    10000 and 0.022 of all. Where the variance of the weights is infinite it falls towards 0 as samples are added.
 
     Raises:
-        ValueError: for no weights, or some that are nan or +inf.
+        ValueError: for no weights, some that are nan or +inf, or none that is above zero.
     """
     logs = np.asarray(log_weights, np.float64)
     if logs.ndim != 1 or not len(logs) or np.isnan(logs).any() or not np.isfinite(logs.max()):
@@ -181,15 +231,21 @@ def effective_sample_size(log_weights: Float[Array | np.ndarray, "num"]) -> floa
 
 
 def _calibrated(of_target: np.ndarray, of_base: np.ndarray) -> tuple[float, float, float]:
-    """Slope and offset of the logits with the least log loss, the two laws counting alike; and that loss.
+    """Slope and offset of the logits with the least log loss, the two laws counting alike; and the log loss.
 
-    The slope is kept positive: a classifier worse than chance is no reason to turn it round.
+    The slope is kept positive: a classifier worse than chance is no reason to turn it round. Labels are smoothed, as
+    by one more sample of either label: a few samples that happen to be told apart do not make it certain.
     """
+    num = min(len(of_target), len(of_base))
+    right = (num + 1) / (num + 2)
 
-    def loss(numbers: np.ndarray) -> float:
+    def loss(numbers: np.ndarray, right: float) -> float:
         slope, offset = np.exp(numbers[0]), numbers[1]
-        wrong = np.logaddexp(0, -(slope * of_target + offset)).mean()
-        return 0.5 * (wrong + np.logaddexp(0, slope * of_base + offset).mean())
+        # Logits of the right answers.
+        logits = slope * of_target + offset, -(slope * of_base + offset)
+        entropies = [right * np.logaddexp(0, -each) + (1 - right) * np.logaddexp(0, each) for each in logits]
+        return 0.5 * sum(each.mean() for each in entropies)
 
-    found = optimize.minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-6.0, 2.0), (-5.0, 5.0)])
-    return float(np.exp(found.x[0])), float(found.x[1]), float(found.fun)
+    bounds = [(-6.0, 2.0), (-5.0, 5.0)]
+    found = optimize.minimize(loss, np.zeros(2), (right,), method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(found[0])), float(found[1]), float(loss(found, 1.0))
