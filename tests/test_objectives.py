@@ -9,6 +9,12 @@ from gaussian_toy import BASE_PARAMS, PARAMS, PATH, affine, batch_of, flat, grad
 import gft_jax as gft
 from gft_jax.pairing import row_keys
 
+
+def mean_entry(x):
+    """A log-ratio for events of any shape."""
+    return jnp.mean(x.reshape(x.shape[0], -1), axis=-1)
+
+
 OBJECTIVES = {
     "flow matching": gft.objectives.flow_matching,
     "gradual": gft.objectives.gradual,
@@ -17,6 +23,7 @@ OBJECTIVES = {
     "gradual, on the base path": lambda drift: gft.objectives.gradual(
         drift, base_path=gft.objectives.rolled_out(2)
     ),
+    "terminal": lambda drift: gft.objectives.terminal(drift, mean_entry),
 }
 every_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 

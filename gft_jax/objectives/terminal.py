@@ -41,7 +41,14 @@ def terminal(
     by their weights first.
 
     Stats: ``flow_matching_loss``, and two from which comes the effective sample size of the batches, as a share of
-    their rows: ``1 / (ratio_weight * inverse_ratio_weight)``. Far below 0.1 the batch means rest on a few rows.
+    their rows: ``1 / (ratio_weight * inverse_ratio_weight)``. Far below 0.1 the batch means rest on a few rows. It is
+    too high in small batches, which miss the rare rows of large weight: see
+    `gft_jax.density_ratio.effective_sample_size`. From the rows of a target that is narrower than the base, normal laws
+    of standard deviations s < s_base, the weights have infinite variance for
+    ``w <= (s_base^2 - 2 s^2) / (2 (s_base^2 - s^2))``; those of base rows then have a finite one for every w.
+
+    A constant that is added to l changes nothing, and should be added where ``|l|`` is in the tens: exponents beyond
+    about 40 leave the range of float32. A step in which all weights do is left out by the guard of `finetuner`.
 
     Args:
         drift: the velocity field that is trained.
@@ -74,10 +81,12 @@ def terminal(
         at = rows.path
         error = at.factor * squared_norm(evaluate(drift, params, at.t, at.x, at.cond) - at.velocity)
         weight = at.weight * rows.ratio_weight
+        # The inverse of a weight that underflows is infinite: such rows are not counted.
+        counted = rows.ratio_weight >= jnp.finfo(rows.ratio_weight.dtype).tiny
         stats = {
             "flow_matching_loss": error,
             "ratio_weight": rows.ratio_weight,
-            "inverse_ratio_weight": 1 / rows.ratio_weight,
+            "inverse_ratio_weight": jnp.where(counted, 1 / jnp.where(counted, rows.ratio_weight, 1), 0),
         }
         return Terms(error, weight, stats)
 
