@@ -247,10 +247,10 @@ def test_reward_weighting_tilts_the_law_and_the_base_term_holds_it(x64):
 
 
 def test_reward_weighting_raises_a_reward_without_a_gradient():
-    """Counts of how often a coordinate is positive: a step function."""
+    """It counts positive coordinates, in whole numbers: a quarter above the half of noise is far beyond chance."""
     base = {"slope": jnp.zeros(8), "offset": jnp.zeros(8)}
     method = methods.reward_weighted(
-        by_step(8), lambda x, cond=None: jnp.sign(x[:, 0]), sharpness=1.0, base_weight=0.1, num_steps=8
+        by_step(8), lambda x, cond=None: (x[:, 0] > 0).astype(int), sharpness=1.0, base_weight=0.1, num_steps=8
     )
     runner = gft.parallel.single_device(gft.finetuner(method, optax.adam(0.02), averaging=None))
     batches = jax.vmap(
@@ -262,8 +262,8 @@ def test_reward_weighting_raises_a_reward_without_a_gradient():
     )(jnp.arange(150))
     _, infos = runner.step_many(runner.init(jax.random.key(0), base), base, batches)
     rewards = infos.stats["reward"]
-    assert abs(float(jnp.mean(rewards[:5]))) < 0.2
-    assert float(jnp.mean(rewards[-10:])) > 0.7
+    assert abs(float(jnp.mean(rewards[:5])) - 0.5) < 0.1
+    assert float(jnp.mean(rewards[-10:])) > 0.85
 
 
 # What they refuse

@@ -17,7 +17,7 @@ from gft_jax.objectives.rollouts import last_states, ode_step
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.objectives.weighting import uniform as uniform_weighting
 from gft_jax.paths import Path, linear
-from gft_jax.rewards import evaluate as reward_of
+from gft_jax.rewards import values_alone
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms, TimeSampler
 
 
@@ -101,7 +101,7 @@ def reward_weighted(
         if coupling is not None:
             pairing = coupling(key_pairs[0], x0, x1, cond, None)
             x0, x1, cond, source_cond = apply(pairing, x0, x1, cond, None)
-        values = reward_of(reward, x1, cond)
+        values = values_alone(reward, x1, cond)
         known = jnp.where(state["known"] > 0, state["mean"], values)
         exponent = jnp.minimum(sharpness * (values - known), max_exponent)
         rows = Batch(x0, x1, key_path, cond, source_cond, batch.weight)
