@@ -3,6 +3,7 @@
 python -m experiments.benchmarks steps      the library beside hand-written JAX, its methods beside each other
 python -m experiments.benchmarks torchcfm   training beside torchcfm, on one core; needs the extra "bench"
 python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torchdyn; needs the extra "bench"
+python -m experiments.benchmarks adjoint    updates of truncated adjoint matching beside the full adjoint
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -36,12 +37,13 @@ class _Race(NamedTuple):
 _RACES = {
     "steps": _Race("library", 20, (64, 128, 256, 512), {}),
     "torchcfm": _Race("against_torchcfm", 20, (64, 128, 256, 512), _TORCHCFM),
+    "adjoint": _Race("adjoint", 10, (64, 256), {}),
     "sampling": _Race("against_torch_solvers", 5, (64, 256), _TORCHCFM | _SOLVERS),
 }
 
 
 def benchmark(
-    which: tyro.conf.Positional[Literal["steps", "torchcfm", "sampling", "distances"]],
+    which: tyro.conf.Positional[Literal["steps", "torchcfm", "sampling", "adjoint", "distances"]],
     rounds: int | None = None,
     widths: tuple[int, ...] | None = None,
     points: int | None = None,
@@ -53,9 +55,9 @@ def benchmark(
 
     Args:
         which: what is measured.
-        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5); at width 64 it
+        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint: 10); at width 64 it
             is four times as often.
-        widths: widths of the network, by default 64 128 256 512 (sampling: 64 256).
+        widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
