@@ -55,8 +55,8 @@ def benchmark(
 
     Args:
         which: what is measured.
-        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint: 10); at width 64 it
-            is four times as often.
+        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint: 10); at
+            width 64 it is four times as often.
         widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
