@@ -250,7 +250,11 @@ def test_reward_weighting_raises_a_reward_without_a_gradient():
     """It counts positive coordinates, in whole numbers: a quarter above the half of noise is far beyond chance."""
     base = {"slope": jnp.zeros(8), "offset": jnp.zeros(8)}
     method = methods.reward_weighted(
-        by_step(8), lambda x, cond=None: (x[:, 0] > 0).astype(int), sharpness=1.0, base_weight=0.1, num_steps=8
+        by_step(8),
+        lambda x, cond=None: (x[:, 0] > 0).astype(int),
+        sharpness=1.0,
+        base_weight=0.1,
+        num_steps=8,
     )
     runner = gft.parallel.single_device(gft.finetuner(method, optax.adam(0.02), averaging=None))
     batches = jax.vmap(
