@@ -10,11 +10,12 @@ import optax
 from tqdm import tqdm
 
 import gft_jax as gft
-from experiments.configs.settings import Settings
+from experiments.configs.settings import RunSettings
 from experiments.loop import check_finite, found, keep
 from experiments.methods import TimedPath
+from experiments.run_folder import RunFolder
 from gft_jax.checkpoints import fingerprint
-from gft_jax.loading import init_params
+from gft_jax.loading import describe_model, init_params, params_folder
 from gft_jax.networks import ResidualMLP
 from gft_jax.types import Drift, Params
 
@@ -22,8 +23,36 @@ SEED = 0
 CHUNK = 50
 
 
+def base_of_run(
+    config: RunSettings,
+    folder: RunFolder,
+    data: np.ndarray,
+    module: ResidualMLP,
+    drift: Drift,
+    timed_path: TimedPath,
+    cache: Path,
+) -> Params:
+    """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none.
+
+    Also describes the network in the run folder, so that the run can be loaded.
+    """
+    event_shape = data.shape[1:]
+    describe_model(folder.path, module, event_shape)
+    own = params_folder(folder.path, "base")
+    params = found(own, init_params(module, jax.random.key(SEED), event_shape))
+    if params is None:
+        params = pretrained_base(config, data, module, drift, timed_path, cache)
+        keep(own, params)
+    return params
+
+
 def pretrained_base(
-    config: Settings, data: np.ndarray, module: ResidualMLP, drift: Drift, timed_path: TimedPath, cache: Path
+    config: RunSettings,
+    data: np.ndarray,
+    module: ResidualMLP,
+    drift: Drift,
+    timed_path: TimedPath,
+    cache: Path,
 ) -> Params:
     """Parameters of the base flow, from the cache or trained now.
 

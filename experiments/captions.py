@@ -13,6 +13,20 @@ class Caption(NamedTuple):
 
 
 CAPTIONS = {
+    "pareto.png": Caption(
+        "What reward costs",
+        "Last evaluations of every run: a line joins the strengths of one method. Above: mean reward against two "
+        "distances to the base, sample by sample and between the laws. Below: diversity against reward; and, where it "
+        "can be told, what the reward is worth: to a judge that no method was trained against, or by the distance to the "
+        "tilted law of the data that has the same reward. Broad grey line: the tilted laws p exp(r / λ) themselves.",
+        "Panels of lines, one for each method, that rise from the base as the strength grows.",
+    ),
+    "strengths.png": Caption(
+        "Samples by strength",
+        "First samples of each run from the same noise, not selected; a row for each method, from the base on the left "
+        "to its strongest strength on the right. Points lie over samples of the base in grey.",
+        "A table of panels of samples: methods by row, strengths by column.",
+    ),
     "cooling.gif": Caption(
         "The cooling, animated",
         "The same noise at every step: each dot is one sample, and moves as the parameters do. Grey: real samples. "

@@ -28,6 +28,21 @@ class Stopped(Exception):
     """A run that cannot go on; the message says why, and what to do."""
 
 
+def check_finite(infos: StepInfo, step: int, what: str, advice: str) -> None:
+    """Stops a run whose loss or gradient was not finite.
+
+    Raises:
+        Stopped: naming the first such step.
+    """
+    bad = np.flatnonzero(~np.asarray(infos.is_finite))
+    if len(bad):
+        first = int(bad[0])
+        raise Stopped(
+            f"{what}: loss or gradient is not finite at step {step + first + 1} (loss {infos.loss[first]}, gradient "
+            f"norm {infos.grad_norm[first]}); {advice}"
+        )
+
+
 class Loop(NamedTuple):
     """Training of one method and seed, in chunks of steps, each followed by an evaluation."""
 
@@ -45,6 +60,10 @@ class Loop(NamedTuple):
     """``(params, base_params)`` -> the parameters that are evaluated and kept."""
     shows_progress: bool = True
     """Whether to draw a progress bar."""
+    check: Callable[[StepInfo, int, str, str], None] = check_finite
+    """Stops a run that cannot go on, by `Stopped`; called after each chunk."""
+    stats: tuple[str, ...] = ()
+    """Diagnostics of the objective that are logged where it has them, as means over the steps of a chunk."""
 
     def train(
         self,
@@ -101,7 +120,7 @@ class Loop(NamedTuple):
                     if kept is None
                     else f"the checkpoint of step {kept} is kept; start a run with a lower {self.rate_flag}"
                 )
-                check_finite(infos, step, name, advice)
+                self.check(infos, step, name, advice)
                 step += self.chunk
                 self.run.log([self._train_row(step, infos)])
                 try:
@@ -164,6 +183,7 @@ class Loop(NamedTuple):
             target_weight=float(np.mean(target_weight(infos.temperature))),
             effective_target_weight=reached if squared > 0 else None,
             grad_norm=float(infos.grad_norm.mean()),
+            **{name: float(np.mean(infos.stats[name])) for name in self.stats if name in infos.stats},
         )
 
 
@@ -182,21 +202,6 @@ class Clock:
     def reading(self) -> dict[str, Any]:
         """Seconds, and the steps that they are of."""
         return {"seconds": self._seconds, "steps": self._steps}
-
-
-def check_finite(infos: StepInfo, step: int, what: str, advice: str) -> None:
-    """Stops a run whose loss or gradient was not finite.
-
-    Raises:
-        Stopped: naming the first such step.
-    """
-    bad = np.flatnonzero(~np.asarray(infos.is_finite))
-    if len(bad):
-        first = int(bad[0])
-        raise Stopped(
-            f"{what}: loss or gradient is not finite at step {step + first + 1} (loss {infos.loss[first]}, gradient "
-            f"norm {infos.grad_norm[first]}); {advice}"
-        )
 
 
 def found(folder: Path, like: Params) -> Params | None:

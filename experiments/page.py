@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from experiments.captions import CAPTIONS
-from experiments.plots import colour
-from experiments.summary import COLUMNS, NAMES, TableRow, format_cell
+from experiments.plots import colour, family
+from experiments.reward import words as reward_words
+from experiments.summary import COLUMNS, NAMES, Column, TableRow, format_cell
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -44,6 +45,7 @@ def render(
     images: Mapping[str, bytes],
     absent: Sequence[str],
     cards: str = "",
+    columns: Sequence[Column] = COLUMNS,
 ) -> str:
     """The page as HTML that refers to nothing outside itself.
 
@@ -54,9 +56,10 @@ def render(
         images: PNG and GIF files by their names; any of those that have a caption may be missing.
         absent: what the run lacks, a sentence each.
         cards: the section of the report cards, as HTML.
+        columns: of the table.
     """
-    experiment, shift = config.get("experiment", "run"), setting(config, "shift")
-    if setting(config, "source"):
+    experiment, shift = config.get("experiment", "run"), setting(config, "shift") or setting(config, "domain")
+    if setting(config, "target"):
         shift = f"{setting(config, 'source')} to {setting(config, 'target')}"
     title = f"{experiment}: {shift}" if shift else str(experiment)
     return f"""<!doctype html>
@@ -78,8 +81,8 @@ def render(
 {_absent(absent)}
 <section>
 <h2>Results</h2>
-{_table(table, methods)}
-{_meanings()}
+{_table(table, methods, columns)}
+{_meanings(columns)}
 </section>
 {cards}<section>
 <h2>Figures</h2>
@@ -114,6 +117,26 @@ def listing(items: Sequence[Any]) -> str:
 
 def opening(config: Mapping[str, Any], table: Sequence[TableRow], methods: Sequence[str]) -> str:
     """Two sentences that say what was done, as far as the files tell."""
+    if setting(config, "reward"):
+        first = f"A flow matching model, pretrained on {setting(config, 'pretrained_on')}, was fine-tuned to raise "
+        first += f"{setting(config, 'reward')}"
+    else:
+        first = _adaptation(config)
+    seeds, steps = config.get("seeds", []), setting(config, "steps")
+    trained = {row.method: row.last_step for row in table if row.method in methods and row.seeds}
+    names = list(dict.fromkeys(family(name) for name in trained))
+    several = len(names) > 1
+    second = f"The {'methods' if several else 'method'} {listing(names)} {'were' if several else 'was'}"
+    second += " trained"
+    second += f" at {len(trained)} strengths in all" if len(trained) > len(names) else ""
+    if steps is not None:
+        up_to = "" if set(trained.values()) == {steps} else "up to "
+        second += f" for {up_to}{steps} steps{' each' if len(trained) > 1 else ''}"
+    second += f" with the {'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)}" if seeds else ""
+    return f"{first}. {second}." if trained else f"{first}. No method has been evaluated yet."
+
+
+def _adaptation(config: Mapping[str, Any]) -> str:
     base, target = (
         f"the classes {listing(classes)}" if classes else setting(config, law)
         for classes, law in (
@@ -123,23 +146,11 @@ def opening(config: Mapping[str, Any], table: Sequence[TableRow], methods: Seque
     )
     noun = setting(config, "samples_are") or "images"
     count, shift = setting(config, "num_target"), setting(config, "shift")
-    seeds, steps = config.get("seeds", []), setting(config, "steps")
     first = "A flow matching model"
     first += f", pretrained on {base}," if base else ""
     first += f" was adapted to {noun}" if count is None else f" was adapted to {count} {noun}"
     first += f" of {target}" if target else " of a shifted distribution"
-    first += f" (shift: {shift})" if shift else ""
-    trained = {row.method: row.last_step for row in table if row.method in methods and row.seeds}
-    several = len(trained) > 1
-    second = (
-        f"The {'methods' if several else 'method'} {listing(list(trained))} {'were' if several else 'was'}"
-    )
-    second += " trained"
-    if steps is not None:
-        up_to = "" if set(trained.values()) == {steps} else "up to "
-        second += f" for {up_to}{steps} steps{' each' if several else ''}"
-    second += f" with the {'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)}" if seeds else ""
-    return f"{first}. {second}." if trained else f"{first}. No method has been evaluated yet."
+    return first + (f" (shift: {shift})" if shift else "")
 
 
 def _absent(absent: Sequence[str]) -> str:
@@ -149,17 +160,15 @@ def _absent(absent: Sequence[str]) -> str:
     return f"<aside><h2>Missing or doubtful in this run</h2><ul>{items}</ul></aside>"
 
 
-def _table(table: Sequence[TableRow], methods: Sequence[str]) -> str:
-    groups = [
-        (name, len(list(columns))) for name, columns in groupby(COLUMNS, key=lambda column: column.group)
-    ]
-    first = {next(c.key for c in COLUMNS if c.group == name) for name, _ in groups}
+def _table(table: Sequence[TableRow], methods: Sequence[str], columns: Sequence[Column]) -> str:
+    groups = [(name, len(list(group))) for name, group in groupby(columns, key=lambda column: column.group)]
+    first = {next(c.key for c in columns if c.group == name) for name, _ in groups}
     head = '<th colspan="3"></th>' + "".join(
         f'<th class="first" colspan="{count}" scope="colgroup">{escape(name)}</th>' for name, count in groups
     )
     titles = "".join(
         f'<th class="{"first" if column.key in first else ""}" scope="col">{escape(column.title)}</th>'
-        for column in COLUMNS
+        for column in columns
     )
     body = []
     for row in table:
@@ -167,7 +176,7 @@ def _table(table: Sequence[TableRow], methods: Sequence[str]) -> str:
         swatch = f'<i style="background:{colour(row.method, methods)}"></i>' if is_method else "<i></i>"
         step = "&ndash;" if row.last_step is None else row.last_step
         cells = []
-        for column in COLUMNS:
+        for column in columns:
             statistic = row.cells.get(column.key)
             mean, spread = format_cell(statistic, column)
             parts = [_typeset(mean) if statistic else "&ndash;"]
@@ -196,11 +205,11 @@ def _typeset(text: str) -> str:
     return re.sub(r"(?<!\w)-(?=[\d ])", "&minus;", escape(text))
 
 
-def _meanings() -> str:
+def _meanings(columns: Sequence[Column]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(column.title)}</th><td class="short">{_typeset(column.better)}</td>'
         f"<td>{_typeset(column.meaning)}</td></tr>"
-        for column in COLUMNS
+        for column in columns
     )
     return f"""<h3>What the columns mean</h3>
 <div class="scroll"><table class="text">
@@ -219,13 +228,22 @@ def _figure(name: str, content: bytes) -> str:
 
 def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     evaluations, seeds = config.get("num_evaluations"), config.get("seeds", [])
-    known = "".join(
-        f"<dt>{escape(method)}</dt><dd>{escape(DESCRIPTIONS[method])}</dd>"
-        for method in methods
-        if method in DESCRIPTIONS
-    )
+    is_reward = bool(setting(config, "reward"))
+    descriptions = reward_words.descriptions(methods) if is_reward else DESCRIPTIONS
+    named = descriptions if is_reward else [name for name in methods if name in DESCRIPTIONS]
+    known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(descriptions[name])}</dd>" for name in named)
+    notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(evaluations)
+    if len(seeds) == 1:
+        notes.append(
+            "This is one seed: a calibration of the setting, not evidence for one method over another."
+        )
+    items = "".join(f"<li>{_typeset(note)}</li>" for note in notes)
+    return f"{f'<dl>{known}</dl>' if known else ''}<ul>{items}</ul>"
+
+
+def _adaptation_notes(evaluations: int | None) -> list[str]:
     nfe = "an unrecorded number of" if evaluations is None else str(evaluations)
-    notes = [
+    return [
         "All numbers are of the raw parameters. Averaged parameters (EMA) would flatten every curve and hide what "
         "the stability columns measure.",
         "Every evaluation, of every method and seed, starts from the same noise, so that differences are due to the "
@@ -237,12 +255,6 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
         "Gradual fine-tuning regresses on w u + (1 - w) v, with u the velocity of the target path, v that of the "
         "frozen base, and w = 1 / (1 + β): temperature β = 0 is plain flow matching.",
     ]
-    if len(seeds) == 1:
-        notes.append(
-            "This is one seed: a calibration of the setting, not evidence for one method over another."
-        )
-    items = "".join(f"<li>{_typeset(note)}</li>" for note in notes)
-    return f"{f'<dl>{known}</dl>' if known else ''}<ul>{items}</ul>"
 
 
 def _provenance(config: Mapping[str, Any]) -> str:

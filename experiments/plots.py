@@ -22,8 +22,12 @@ from experiments.files import write_atomically
 from experiments.summary import Record, furthest, runs
 
 # Okabe and Ito's colours, which the common colour deficiencies keep apart; their yellow is too pale for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    # Three more for reward runs, which have many methods: of other lightness than their neighbours above.
+    *("#5E3C99", "#7A5230", "#4D4D4D"),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 REFERENCE = "#3c3c3c"
 _MAX_BYTES = 300_000
 _TOP_WEIGHT = 1.1
@@ -102,9 +106,23 @@ _PATHS = (
 )
 
 
+def family(method: str) -> str:
+    """The method of METHOD@STRENGTH, which shares its look with the same method at other strengths."""
+    return method.partition("@")[0]
+
+
 def colour(method: str, methods: Sequence[str]) -> str:
     """Colour of a method in every figure, ``#rrggbb``, by its place among the methods of the run."""
-    return _COLOURS[methods.index(method) % len(_COLOURS)]
+    return _COLOURS[_place(method, methods) % len(_COLOURS)]
+
+
+def marker(method: str, methods: Sequence[str]) -> str:
+    """Marker of a method in every figure, likewise."""
+    return _MARKERS[_place(method, methods) % len(_MARKERS)]
+
+
+def _place(method: str, methods: Sequence[str]) -> int:
+    return list(dict.fromkeys(map(family, methods))).index(family(method))
 
 
 def convergence(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
@@ -247,11 +265,7 @@ def sample_grids(samples: Mapping[str, np.ndarray], methods: Sequence[str], side
         for ax in axes:
             ax.axis("off")
         for ax, (name, array) in zip(axes, images.items(), strict=False):
-            mosaic = _mosaic(np.asarray(array, dtype=np.float32), side)
-            if mosaic.ndim == 2:
-                ax.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-            else:
-                ax.imshow(np.clip((mosaic + 1) / 2, 0, 1), interpolation="nearest")
+            show_images(ax, array, side, side)
             ax.set_title("base, before fine-tuning" if name == "base" else name)
     return figure
 
@@ -287,7 +301,7 @@ def curves_by_method(
 
 def look(method: str, methods: Sequence[str]) -> dict[str, Any]:
     """Colour and marker of a method, the same in every figure."""
-    return {"color": colour(method, methods), "marker": _MARKERS[methods.index(method) % len(_MARKERS)]}
+    return {"color": colour(method, methods), "marker": marker(method, methods)}
 
 
 def draw(ax: Axes, curve: Curves, method: str, methods: Sequence[str], **changes: Any) -> None:
@@ -336,13 +350,24 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _mosaic(images: np.ndarray, side: int) -> np.ndarray:
+def show_images(ax: Axes, images: np.ndarray, num_rows: int, num_columns: int) -> None:
+    """The first images of an array, in rows, on the scale [-1, 1]."""
+    shown = _mosaic(np.asarray(images, dtype=np.float32), num_rows, num_columns)
+    if shown.ndim == 2:
+        ax.imshow(shown, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    else:
+        ax.imshow(np.clip((shown + 1) / 2, 0, 1), interpolation="nearest")
+    ax.set_axis_off()
+
+
+def _mosaic(images: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
     height, width, *channels = images.shape[1:]
     if channels == [1]:
         images, channels = images[..., 0], []
     gap = max(1, height // 16)
-    mosaic = np.ones((side * (height + gap) - gap, side * (width + gap) - gap, *channels), dtype=np.float32)
-    for index, image in enumerate(images[: side * side]):
-        top, left = (index // side) * (height + gap), (index % side) * (width + gap)
-        mosaic[top : top + height, left : left + width] = image
-    return mosaic
+    size = num_rows * (height + gap) - gap, num_columns * (width + gap) - gap
+    whole = np.ones((*size, *channels), dtype=np.float32)
+    for index, image in enumerate(images[: num_rows * num_columns]):
+        top, left = (index // num_columns) * (height + gap), (index % num_columns) * (width + gap)
+        whole[top : top + height, left : left + width] = image
+    return whole

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from experiments import plots
 from experiments.card_page import card_section
@@ -24,7 +25,11 @@ from experiments.path_kl_figure import path_kls
 from experiments.planar import is_planar, read_motion
 from experiments.planar_animation import cooling_animation
 from experiments.planar_figures import moving_samples, path_panels, scatters, target_weights
+from experiments.reward.columns import REWARD_COLUMNS
+from experiments.reward.figures import by_strength, pareto
 from experiments.summary import (
+    COLUMNS,
+    Column,
     Record,
     TableRow,
     methods_of,
@@ -46,10 +51,79 @@ def write_report(folder: str | Path) -> Path:
     config = _read_config(folder)
     rows = read_metrics(folder)
     samples = _read_samples(folder)
+    methods = _methods(config, rows)
+    table, columns = _table(config, rows, methods)
+    write_summary(folder, table, columns)
+    draw = _reward_pictures if _is_reward(config) else _adaptation_pictures
+    figures, animations, absent = draw(folder, config, rows, samples, methods)
+    for name, figure in figures.items():
+        if figure is not None:
+            plots.save(figure, folder / name)
+    for name, animation in animations.items():
+        if animation is not None:
+            write_atomically(folder / name, animation)
+    shown = [name for name, made in (figures | animations).items() if made is not None]
+    images = {name: (folder / name).read_bytes() for name in shown}
+    absent = absences(config, rows, table, methods, samples) + absent
+    page = folder / "report.html"
+    cards = card_section(read_cards(folder))
+    write_atomically(page, render(config, table, methods, images, absent, cards, columns))
+    return page
+
+
+def table_of(folder: str | Path) -> tuple[list[TableRow], list[Column]]:
+    """The table of a run, and the columns that it has.
+
+    Raises:
+        FileNotFoundError: the folder, its ``config.json`` or its ``metrics.jsonl`` is missing.
+        ValueError: one of the files cannot be read.
+    """
+    config, rows = _read_config(Path(folder)), read_metrics(folder)
+    return _table(config, rows, _methods(config, rows))
+
+
+def _is_reward(config: Mapping[str, Any]) -> bool:
+    return config.get("experiment") == "reward"
+
+
+def _methods(config: Mapping[str, Any], rows: Sequence[Record]) -> list[str]:
+    """The methods of the configuration, then others that the log holds."""
     configured = list(config.get("methods", []))
-    methods = [*configured, *(method for method in methods_of(rows) if method not in configured)]
-    table = summarise(rows, methods)
-    write_summary(folder, table)
+    return [*configured, *(method for method in methods_of(rows) if method not in configured)]
+
+
+def _table(
+    config: Mapping[str, Any], rows: Sequence[Record], methods: Sequence[str]
+) -> tuple[list[TableRow], list[Column]]:
+    if not _is_reward(config):
+        return summarise(rows, methods), list(COLUMNS)
+    table = summarise(rows, methods, REWARD_COLUMNS)
+    held = set().union(*(row.cells for row in table))
+    return table, [column for column in REWARD_COLUMNS if column.key in held]
+
+
+_Pictures = tuple[dict[str, Figure | None], dict[str, bytes | None], list[str]]
+"""Figures and animations by file name, and what is missing for them."""
+
+
+def _reward_pictures(
+    folder: Path,
+    config: Mapping[str, Any],
+    rows: Sequence[Record],
+    samples: Mapping[str, np.ndarray],
+    methods: Sequence[str],
+) -> _Pictures:
+    figures = {"pareto.png": pareto(rows, methods), "strengths.png": by_strength(samples, methods)}
+    return figures, {}, []
+
+
+def _adaptation_pictures(
+    folder: Path,
+    config: Mapping[str, Any],
+    rows: Sequence[Record],
+    samples: Mapping[str, np.ndarray],
+    methods: Sequence[str],
+) -> _Pictures:
     motion, real = read_motion(folder, methods), samples.get("real")
     weights = target_weights(rows, methods, seed=next(iter(config.get("seeds", [])), 0))
     figures = {
@@ -62,20 +136,9 @@ def write_report(folder: str | Path) -> Path:
         "cooling.png": plots.cooling(rows, methods),
         "samples.png": plots.sample_grids(samples, methods),
     }
-    for name, figure in figures.items():
-        if figure is not None:
-            plots.save(figure, folder / name)
-    animation = cooling_animation(motion.snapshots, weights, real, methods)
-    if animation is not None:
-        write_atomically(folder / "cooling.gif", animation)
-    shown = [name for name, made in (figures | {"cooling.gif": animation}).items() if made is not None]
-    images = {name: (folder / name).read_bytes() for name in shown}
-    absent = absences(config, rows, table, methods, samples)
-    if any(is_planar(array.shape[1:]) for array in samples.values()):
-        absent += motion.absences(methods)
-    page = folder / "report.html"
-    write_atomically(page, render(config, table, methods, images, absent, card_section(read_cards(folder))))
-    return page
+    animations = {"cooling.gif": cooling_animation(motion.snapshots, weights, real, methods)}
+    planar = any(is_planar(array.shape[1:]) for array in samples.values())
+    return figures, animations, list(motion.absences(methods)) if planar else []
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -131,10 +194,17 @@ def _absences_of(config: Mapping[str, Any], rows: Sequence[Record], row: TableRo
     if steps is not None and row.last_step < steps:
         yield f"{row.method}: evaluated up to step {row.last_step} of {steps}."
     evaluated = runs(rows, "evaluation", row.method)
+    reasons = {
+        other["seed"]: other["reason"]
+        for other in rows
+        if other["kind"] == "diverged" and other["method"] == row.method
+    }
     timed = {other["seed"] for other in rows if other["kind"] == "timing" and other["method"] == row.method}
     for seed in config.get("seeds", row.seeds):
         subject = f"{row.method}, seed {seed}"
-        if seed not in evaluated:
+        if seed in reasons:
+            yield f"Diverged, and shown as far as it came: {reasons[seed]}."
+        elif seed not in evaluated:
             yield f"{subject}: no evaluations."
         elif seed not in row.seeds:
             last = evaluated[seed][-1]["step"]

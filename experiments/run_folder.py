@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from experiments.configs.settings import Settings
+from experiments.configs.settings import RunSettings
 from experiments.files import read_json, write_atomically
 
 
@@ -65,7 +65,7 @@ class RunFolder:
 
 
 def open_run(
-    config: Settings, root: Path, facts: dict[str, Any], program: str = "experiments.train"
+    config: RunSettings, root: Path, facts: dict[str, Any], program: str = "experiments.train"
 ) -> RunFolder:
     """A fresh folder, or with ``--resume`` the one that is continued.
 
@@ -108,12 +108,12 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("kind", "method", "seed", "step"))
 
 
-def _settings(config: Settings) -> dict[str, Any]:
+def _settings(config: RunSettings) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "resume")}
     return json.loads(json.dumps(settings))
 
 
-def _check_same_run(path: Path, config: Settings) -> None:
+def _check_same_run(path: Path, config: RunSettings) -> None:
     theirs, ours = read_json(path / "config.json").get("config", {}), _settings(config)
     differing = [
         f"{name}: there {theirs.get(name)}, here {ours.get(name)}"

@@ -165,7 +165,9 @@ def methods_of(rows: Iterable[Record]) -> list[str]:
     return [name for name in dict.fromkeys(row.get("method") for row in rows) if name not in (None, "base")]
 
 
-def summarise(rows: Sequence[Record], methods: Sequence[str] | None = None) -> list[TableRow]:
+def summarise(
+    rows: Sequence[Record], methods: Sequence[str] | None = None, columns: Sequence[Column] = COLUMNS
+) -> list[TableRow]:
     """Table of a run: the base, one row per method, the floor.
 
     A row is made from the seeds that reached the last evaluated step of their method. The base and the floor
@@ -175,17 +177,20 @@ def summarise(rows: Sequence[Record], methods: Sequence[str] | None = None) -> l
         rows: lines of ``metrics.jsonl``.
         methods: rows of the table, in order; by default the methods that have records. A method without
             evaluations gets an empty row.
+        columns: of the table. Those that are not of `COLUMNS` are the last evaluation's entries of their keys.
     """
     methods = methods_of(rows) if methods is None else methods
-    table = [_table_row(rows, method) for method in ("base", *methods)]
+    known = {column.key for column in COLUMNS}
+    others = tuple((column.key, _last(column.key)) for column in columns if column.key not in known)
+    table = [_table_row(rows, method, others) for method in ("base", *methods)]
     floors = {row["seed"]: [row] for row in rows if row["kind"] == "floor"}
-    table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _FLOOR)))
+    table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _FLOOR + others)))
     return [row for row in table if row.method not in ("base", "floor") or row.cells]
 
 
-def _table_row(rows: Sequence[Record], method: str) -> TableRow:
+def _table_row(rows: Sequence[Record], method: str, others: tuple[tuple[str, _Number], ...]) -> TableRow:
     by_seed = furthest(runs(rows, "evaluation", method))
-    cells = _cells(by_seed, _REFERENCE if method == "base" else _REFERENCE + _TRAINED)
+    cells = _cells(by_seed, _REFERENCE + others + (() if method == "base" else _TRAINED))
     timings: dict[int, list[Record]] = {seed: [] for seed in by_seed}
     for row in rows:
         if row["kind"] == "timing" and row["method"] == method and row["seed"] in timings:
@@ -271,22 +276,22 @@ def format_cell(statistic: Statistic | None, column: Column) -> tuple[str, str]:
     return mean, spread and f"± {spread}"
 
 
-def render_text(table: Sequence[TableRow], width: int = 110) -> str:
+def render_text(table: Sequence[TableRow], columns: Sequence[Column] = COLUMNS, width: int = 110) -> str:
     """The table for a terminal, in as many blocks as ``width`` columns of text ask for."""
     names = [_shortened(NAMES.get(row.method, row.method), 28) for row in table]
     label = ["method", *names]
-    columns = [
+    printed = [
         ["seeds", *(str(len(row.seeds)) for row in table)],
         ["step", *("-" if row.last_step is None else str(row.last_step) for row in table)],
     ]
-    for column in COLUMNS:
-        cells = [_text_cell(row, column) for row in table]
-        columns.append([column.heading, *cells])
-    blocks: list[list[list[str]]] = []
     for column in columns:
-        if not blocks or sum(2 + _width(other) for other in [*blocks[-1], column]) + _width(label) > width:
+        cells = [_text_cell(row, column) for row in table]
+        printed.append([column.heading, *cells])
+    blocks: list[list[list[str]]] = []
+    for cells in printed:
+        if not blocks or sum(2 + _width(other) for other in [*blocks[-1], cells]) + _width(label) > width:
             blocks.append([])
-        blocks[-1].append(column)
+        blocks[-1].append(cells)
     return "\n\n".join(_render_block(label, block) for block in blocks) + "\n"
 
 
@@ -314,7 +319,7 @@ def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def write_summary(folder: str | Path, table: Sequence[TableRow]) -> None:
+def write_summary(folder: str | Path, table: Sequence[TableRow], columns: Sequence[Column] = COLUMNS) -> None:
     """Write the table to ``summary.json`` and ``summary.csv`` in a run folder.
 
     JSON has no number for NaN or infinity: a diverged run has the strings ``"nan"`` and ``"inf"`` there.
@@ -333,9 +338,9 @@ def write_summary(folder: str | Path, table: Sequence[TableRow]) -> None:
     file = io.StringIO()
     writer = csv.writer(file)
     parts = ("mean", "spread", "n")
-    writer.writerow(["method", "last_step", *(f"{c.key}_{part}" for c in COLUMNS for part in parts)])
+    writer.writerow(["method", "last_step", *(f"{c.key}_{part}" for c in columns for part in parts)])
     for row in table:
-        cells = [row.cells.get(column.key, (None, None, 0)) for column in COLUMNS]
+        cells = [row.cells.get(column.key, (None, None, 0)) for column in columns]
         writer.writerow([row.method, row.last_step, *(number for cell in cells for number in cell)])
     write_atomically(folder / "summary.csv", file.getvalue())
 

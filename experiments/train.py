@@ -1,4 +1,4 @@
-"""The training program: pretrain a flow, adapt it to new data by several methods, compare them.
+"""The training program: pretrain a flow, adapt it to new data or to a reward by several methods, compare them.
 
 python -m experiments.train digits --help
 """
@@ -7,19 +7,22 @@ import difflib
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import tyro
 
 from experiments.configs.digits import Digits
+from experiments.configs.reward import Reward, defaults_for
 from experiments.configs.settings import Settings
 from experiments.configs.toy2d import Toy2d
 from experiments.files import write_arrays
 from experiments.loop import Stopped
 from experiments.planar import NUM_POINTS, is_planar, snapshot_keeper, write_paths
-from experiments.report import write_report
+from experiments.report import table_of, write_report
+from experiments.reward.program import raise_reward
 from experiments.run_folder import RunFolder, open_run
-from experiments.summary import read_metrics, render_text, summarise
+from experiments.summary import render_text
 from experiments.workbench import Workbench
 
 EXPERIMENTS = {"digits": Digits, "toy2d": Toy2d}
@@ -30,16 +33,13 @@ NUM_IMAGES = 64
 def main() -> int:
     """Runs the experiment named on the command line; returns the exit status."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name and not name.startswith("-") and name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+    names = [*EXPERIMENTS, Reward.experiment]
+    if name and not name.startswith("-") and name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
-        print(
-            f"error: unknown experiment {name!r}. {hint}There are: {', '.join(EXPERIMENTS)}", file=sys.stderr
-        )
+        print(f"error: unknown experiment {name!r}. {hint}There are: {', '.join(names)}", file=sys.stderr)
         return 2
-    config = tyro.extras.subcommand_cli_from_dict(
-        EXPERIMENTS, prog="python -m experiments.train", description=__doc__
-    )
+    config = parse(sys.argv[1:])
     try:
         config.check()
         run(config)
@@ -58,9 +58,30 @@ def main() -> int:
     return 0
 
 
-def run(config: Settings) -> None:
+def parse(arguments: list[str]) -> Settings | Reward:
+    """Settings from the command line, without the name of the program."""
+    reward = defaults_for(arguments)  # some depend on a flag
+
+    def with_defaults(config: Annotated[Reward, tyro.conf.arg(name="")] = reward) -> Reward:
+        return config
+
+    return tyro.extras.subcommand_cli_from_dict(
+        EXPERIMENTS | {Reward.experiment: with_defaults},
+        prog="python -m experiments.train",
+        description=__doc__,
+        args=arguments,
+    )
+
+
+def run(config: Settings | Reward) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
+    folder = raise_reward(config, ROOT / Reward.experiment) if isinstance(config, Reward) else adapt(config)
+    finish(folder, started)
+
+
+def adapt(config: Settings) -> RunFolder:
+    """Adapts the base to new data by every method and seed."""
     config.check_devices(jax.local_device_count() if config.parallel == "pmap" else 1)
     data = config.data()
     root = ROOT / config.experiment
@@ -85,14 +106,14 @@ def run(config: Settings) -> None:
     write_arrays(folder.path / "samples.npz", {name: x[:num_kept] for name, x in samples.items()})
     if planar:
         write_paths(folder.path, bench.drift, final, config.sampling_steps)
-    finish(folder, started)
+    return folder
 
 
 def finish(run: RunFolder, started: float) -> None:
     """Notes the time taken, writes the report and prints the table."""
     run.add_session(round(time.perf_counter() - started, 1))
     report = write_report(run.path)
-    print(render_text(summarise(read_metrics(run.path))))
+    print(render_text(*table_of(run.path)))
     print(f"report: {report}")
 
 

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 
 import gft_jax as gft
-from experiments.base_flow import pretrained_base
+from experiments.base_flow import base_of_run
 from experiments.configs.settings import MethodName, Settings
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
-from experiments.loop import Loop, Stopped, found, keep
+from experiments.loop import Loop, Stopped
 from experiments.methods import COUPLINGS, METHODS, PATHS, Method
 from experiments.run_folder import RunFolder
-from gft_jax.loading import describe_model, init_params, params_folder
+from gft_jax.loading import init_params
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
@@ -59,17 +59,12 @@ class Workbench:
         Logs the scores of the base and of real data, and why there is no path KL where it cannot be had.
 
         Args:
-            folder: of the run; its own copy of the base goes first, so that a resumed run goes on with it.
+            folder: of the run.
             cache: where bases are kept for all runs.
             with_path_kl: whether the path KL is among the scores; an evaluation takes up to a third longer with it.
         """
         config = self.config
-        describe_model(folder.path, self.module, self.event_shape)
-        own_base = params_folder(folder.path, "base")
-        base_params = found(own_base, self.fresh_params(0))
-        if base_params is None:
-            base_params = pretrained_base(config, self.data.base, self.module, self.drift, self.path, cache)
-            keep(own_base, base_params)
+        base_params = base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
         pairs = None
         if config.coupling != "independent":
             pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size)

@@ -235,7 +235,7 @@ def test_what_is_replayed_is_sampled_and_compiled_once(caplog):
 @pytest.mark.parametrize("coupling", ["independent", "exact"])
 def test_a_run_is_scored_on_pairs_of_its_own_coupling(coupling, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(workbench, "pretrained_base", lambda *args: bench.fresh_params(0))
+    monkeypatch.setattr(workbench, "base_of_run", lambda *args: bench.fresh_params(0))
     monkeypatch.setattr(workbench, "evaluator", lambda *args: given.append(args[5]) or (lambda _: ({}, None)))
     bench = bench_of(coupling=coupling)
     bench.prepare(types.SimpleNamespace(path=tmp_path, log_once=lambda row: None), tmp_path)

@@ -1,4 +1,4 @@
-"""What all experiments can be told: methods, seeds, steps, rates, evaluation, devices, folder."""
+"""What experiments can be told: methods, seeds, steps, rates, evaluation, devices, folder."""
 
 import math
 from abc import ABC, abstractmethod
@@ -59,18 +59,14 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Settings(ABC):
-    """Settings shared by all experiments."""
+class RunSettings(ABC):
+    """What every run can be told, whatever it fine-tunes for."""
 
     experiment: ClassVar[str]
     """Name of the experiment, as on the command line."""
 
-    methods: tuple[MethodName, ...] = ("gradual-linear", "gradual-self-paced", "plain", "from-scratch")
-    """Methods to compare, in the order of the report."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the fine-tuning runs; with several the table shows mean and spread."""
-    coupling: CouplingName = "independent"
-    """How noise and data of a batch are paired in fine-tuning."""
     path: PathName = "linear"
     """Probability path, of pretraining and fine-tuning."""
     steps: int = 2000
@@ -79,12 +75,6 @@ class Settings(ABC):
     """Learning rate (Adam) of fine-tuning."""
     batch_size: int = 128
     """Rows per step."""
-    start_weight: float = 0.05
-    """Target weight w = 1 / (1 + temperature) with which cooling starts, above 0, below 1."""
-    cooling_fraction: float = 0.8
-    """Part of the steps by whose end the temperature is zero, in (0, 1]."""
-    base_every: int = 1
-    """Evaluate the frozen base on every k-th row of a batch; 1 is every row. Must divide the batch size."""
     base_steps: int = 3000
     """Steps of pretraining."""
     base_learning_rate: float = 1e-3
@@ -97,18 +87,10 @@ class Settings(ABC):
     """Steps between two evaluations of the raw parameters on held-out data."""
     sampling_steps: int = 100
     """Euler steps of the evaluations."""
-    parallel: Literal["single", "pmap"] = "single"
-    """One device, or all local devices under pmap; the batch is spread evenly over them."""
-    controls: Controls = field(default_factory=Controls)
-    """Settings of the methods that gradual fine-tuning is compared with."""
     out: Path | None = None
     """Folder of the results; default a fresh numbered one under runs/."""
     resume: bool = False
     """Continue an interrupted run: the one in --out, or else the latest."""
-
-    @abstractmethod
-    def data(self) -> ShiftedData:
-        """The data sets of the experiment."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -120,23 +102,55 @@ class Settings(ABC):
         Raises:
             ValueError: that says what was given and what is allowed.
         """
-        for name in ("steps", "batch_size", "base_every", "base_steps", "hidden", "depth", "eval_every"):
+        for name in ("steps", "batch_size", "base_steps", "hidden", "depth", "eval_every", "sampling_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.sampling_steps >= 1, "sampling_steps", self.sampling_steps, "at least 1")
-        require(len(self.methods) > 0, "methods", self.methods, "at least one method")
-        require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
         require(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
         require(min(self.seeds) >= 0, "seeds", self.seeds, "no negative seeds")
         for name in ("learning_rate", "base_learning_rate"):
             value = getattr(self, name)
             require(0.0 < value < math.inf, name, value, "a finite number above 0")
+        divides = self.steps % self.eval_every == 0
+        require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """Settings shared by the experiments that adapt a flow to new data."""
+
+    methods: tuple[MethodName, ...] = ("gradual-linear", "gradual-self-paced", "plain", "from-scratch")
+    """Methods to compare, in the order of the report."""
+    coupling: CouplingName = "independent"
+    """How noise and data of a batch are paired in fine-tuning."""
+    start_weight: float = 0.05
+    """Target weight w = 1 / (1 + temperature) with which cooling starts, above 0, below 1."""
+    cooling_fraction: float = 0.8
+    """Part of the steps by whose end the temperature is zero, in (0, 1]."""
+    base_every: int = 1
+    """Evaluate the frozen base on every k-th row of a batch; 1 is every row. Must divide the batch size."""
+    parallel: Literal["single", "pmap"] = "single"
+    """One device, or all local devices under pmap; the batch is spread evenly over them."""
+    controls: Controls = field(default_factory=Controls)
+    """Settings of the methods that gradual fine-tuning is compared with."""
+
+    @abstractmethod
+    def data(self) -> ShiftedData:
+        """The data sets of the experiment."""
+
+    def check(self) -> None:
+        """Refuses settings that cannot work, before anything is started.
+
+        Raises:
+            ValueError: that says what was given and what is allowed.
+        """
+        super().check()
+        require(self.base_every >= 1, "base_every", self.base_every, "at least 1")
+        require(len(self.methods) > 0, "methods", self.methods, "at least one method")
+        require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
         require(0.0 < self.start_weight < 1.0, "start_weight", self.start_weight, "above 0 and below 1")
         require(0.0 < self.cooling_fraction <= 1.0, "cooling_fraction", self.cooling_fraction, "in (0, 1]")
         divides = self.batch_size % self.base_every == 0
         require(divides, "base_every", self.base_every, "a divisor of batch_size")
-        divides = self.steps % self.eval_every == 0
-        require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
         self._check_controls()
 
     def _check_controls(self) -> None:

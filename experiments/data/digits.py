@@ -20,6 +20,14 @@ NUM_HELD_OUT = 384
 """Images for evaluation: the same ones for every number of target images."""
 
 
+def labelled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All images ``[1797, 8, 8]`` in [-1, 1], and their classes ``[1797]``, in an order that is always the same."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) / 8.0 - 1.0).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], labels[order]
+
+
 def shifted_digits(shift: Shift, num_target: int) -> ShiftedData:
     """Images ``[num, 8, 8]`` in [-1, 1]; the split is always the same, and ``target`` grows with ``num_target``.
 
@@ -30,10 +38,7 @@ def shifted_digits(shift: Shift, num_target: int) -> ShiftedData:
     Raises:
         ValueError: if there are not so many target images.
     """
-    images, labels = load_digits(return_X_y=True)
-    images = (images.reshape(-1, 8, 8) / 8.0 - 1.0).astype(np.float32)
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels = images[order], labels[order]
+    images, labels = labelled_digits()
     if shift == "unseen-classes":
         base, pool = (images[np.isin(labels, classes)] for classes in CLASSES[shift])
     else:

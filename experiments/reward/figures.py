@@ -1,0 +1,217 @@
+"""The figures of a reward run: what reward costs, method by method, and samples at every strength."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.planar import is_planar
+from experiments.planar_figures import BARE, backdrop, extent, frame, points
+from experiments.plots import STYLE, colour, family, is_image, marker, show_images
+from experiments.summary import Record, furthest, runs
+
+_REFERENCE = "#3c3c3c"
+_NUM_ROWS, _NUM_COLUMNS = 4, 8
+
+
+class _Panel(NamedTuple):
+    x: str
+    y: str
+    title: str
+    subtitle: str
+    x_label: str
+    y_label: str
+
+
+_PANELS = (
+    _Panel(
+        "displacement",
+        "reward",
+        "Reward against displacement",
+        "up and left is better",
+        "mean squared distance to the base's samples of the same noise",
+        "mean reward",
+    ),
+    _Panel(
+        "base_energy_distance",
+        "reward",
+        "Reward against distance between laws",
+        "up and left is better",
+        "energy distance to the base",
+        "mean reward",
+    ),
+    _Panel(
+        "reward", "vendi", "Diversity against reward", "up and right is better", "mean reward", "Vendi score"
+    ),
+    _Panel(
+        "reward",
+        "judged_reward",
+        "Judged reward against reward",
+        "below the dashed line: by a classifier that was not trained against, less",
+        "mean reward, by the classifier that was trained against",
+        "by another classifier",
+    ),
+    _Panel(
+        "reward",
+        "equal_reward_energy_distance",
+        "Distance to the tilted law of equal reward",
+        "down and right is better",
+        "mean reward",
+        "energy distance",
+    ),
+)
+
+
+def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
+    """Reward against distance to the base, and diversity against reward: a line for each method over its strengths.
+
+    Points are means over the seeds that got furthest, bars reach from the smallest to the largest. A panel whose
+    quantities the run does not hold is left out; None without evaluations.
+
+    Args:
+        rows: of the log.
+        methods: runs, METHOD@STRENGTH, in the order of the report.
+    """
+    lasts = {name: _last(rows, name) for name in methods}
+    names = [name for name in methods if lasts[name]]
+    held = set().union(*(row.keys() for name in names for row in lasts[name]))
+    panels = [panel for panel in _PANELS if {panel.x, panel.y} <= held]
+    if not panels:
+        return None
+    with rc_context(STYLE):
+        num_rows = -(-len(panels) // 2)
+        figure = Figure(figsize=(10.5, 4.5 * num_rows + 0.8))
+        axes = figure.subplots(num_rows, 2, squeeze=False).ravel()
+        for ax in axes[len(panels) :]:
+            ax.axis("off")
+        references: dict[str, Line2D] = {}
+        for ax, panel in zip(axes, panels, strict=False):
+            for method in dict.fromkeys(map(family, names)):
+                of_method = [lasts[name] for name in sorted(names, key=_strength) if family(name) == method]
+                _draw_line(ax, panel, of_method, method, methods)
+            references |= _draw_references(ax, panel, rows)
+            ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+            ax.text(0, 1.025, panel.subtitle, transform=ax.transAxes, fontsize=9.5, color="#555555")
+        handles = [
+            Line2D([], [], label=method, color=colour(method, methods), marker=marker(method, methods))
+            for method in dict.fromkeys(map(family, names))
+        ]
+        counts = {len(lasts[name]) for name in names}
+        title = "one seed" if counts == {1} else "points: mean of the seeds; bars: smallest to largest"
+        figure.legend(
+            handles=[*handles, *references.values()],
+            loc="outside lower center",
+            ncols=4,
+            title=f"lines: one method over its strengths; {title}",
+            title_fontsize=10,
+        )
+    return figure
+
+
+def by_strength(samples: Mapping[str, np.ndarray], methods: Sequence[str]) -> Figure | None:
+    """Samples of each method, a row, from its weakest strength to its strongest, a column; the base's beside them.
+
+    Args:
+        samples: points ``[num, 2]`` or images, by run, ``"base"`` and ``"real"``.
+        methods: runs, METHOD@STRENGTH, in the order of the report.
+
+    Returns:
+        The figure; None where there are no samples of a run that can be shown.
+    """
+    names = [name for name in methods if name in samples]
+    if not names:
+        return None
+    event = samples[names[0]].shape[1:]
+    if not (is_planar(event) or is_image(event)):
+        return None
+    families = list(dict.fromkeys(map(family, names)))
+    rows = [["base", *_weak_to_strong(names, method)] for method in families]
+    num_columns = max(map(len, rows))
+    side = 10.5 / max(num_columns, 3)
+    height = side if is_planar(event) else side * _NUM_ROWS / _NUM_COLUMNS * event[0] / event[1]
+    with rc_context(BARE):
+        figure = Figure(figsize=(side * num_columns, len(rows) * (height + 0.27)))
+        axes = figure.subplots(len(rows), num_columns, squeeze=False)
+        half_width = extent(samples[name] for name in names) if is_planar(event) else 0.0
+        for row, line in zip(rows, axes, strict=True):
+            for name, ax in zip([*row, *[None] * (num_columns - len(row))], line, strict=True):
+                if name is None or name not in samples:
+                    ax.axis("off")
+                    continue
+                shade = _REFERENCE if name == "base" else colour(name, methods)
+                if is_planar(event):
+                    backdrop(ax, samples.get("base"), size=2)
+                    points(ax, samples[name], shade, size=4)
+                    frame(ax, half_width)
+                else:
+                    show_images(ax, samples[name], _NUM_ROWS, _NUM_COLUMNS)
+                ax.set_title(name, color=shade, fontsize=10)
+    return figure
+
+
+def _last(rows: Sequence[Record], method: str) -> list[Record]:
+    return [records[-1] for records in furthest(runs(rows, "evaluation", method)).values()]
+
+
+def _strength(run: str) -> float:
+    return float(run.partition("@")[2])
+
+
+def _weak_to_strong(names: Sequence[str], method: str) -> list[str]:
+    """Runs of a method; a small lam is strong, and so is a large tau."""
+    found = sorted((name for name in names if family(name) == method), key=_strength)
+    return found if method == "orw" else found[::-1]
+
+
+def _draw_line(
+    ax: Axes, panel: _Panel, of_method: Sequence[Sequence[Record]], method: str, methods: Sequence[str]
+) -> None:
+    values = [
+        np.array([(row[panel.x], row[panel.y]) for row in lasts if {panel.x, panel.y} <= row.keys()])
+        for lasts in of_method
+    ]
+    values = [pairs for pairs in values if len(pairs)]
+    if not values:
+        return
+    mean = np.array([pairs.mean(axis=0) for pairs in values]).T
+    low = mean - np.array([pairs.min(axis=0) for pairs in values]).T
+    high = np.array([pairs.max(axis=0) for pairs in values]).T - mean
+    several = any(len(pairs) > 1 for pairs in values)
+    look: dict[str, Any] = {"color": colour(method, methods), "marker": marker(method, methods)}
+    bars: dict[str, Any] = (
+        {"xerr": [low[0], high[0]], "yerr": [low[1], high[1]], "elinewidth": 1.0} if several else {}
+    )
+    ax.errorbar(*mean, markersize=5, linewidth=1.4, alpha=0.9, **look, **bars)
+
+
+def _draw_references(ax: Axes, panel: _Panel, rows: Sequence[Record]) -> dict[str, Line2D]:
+    """What the methods are seen against: the base, real samples, the tilted laws of the data, equal rewards."""
+    found: dict[str, Line2D] = {}
+    tilted = sorted((row for row in rows if row["kind"] == "tilted"), key=lambda row: row["strength"])
+    if tilted and {panel.x, panel.y} <= tilted[0].keys():
+        label = "tilted laws of the data, all λ"
+        x, y = ([row[key] for row in tilted] for key in (panel.x, panel.y))
+        (found[label],) = ax.plot(x, y, color="#a0a0a0", linewidth=5, alpha=0.5, zorder=1, label=label)
+    base, floors = _last(rows, "base"), [row for row in rows if row["kind"] == "floor"]
+    for label, sign, row in (
+        ("base", "*", base[0] if base else {}),
+        ("real samples", "+", floors[0] if floors else {}),
+    ):
+        if {panel.x, panel.y} <= row.keys():
+            (found[label],) = ax.plot(
+                row[panel.x],
+                row[panel.y],
+                color=_REFERENCE,
+                marker=sign,
+                markersize=12,
+                linestyle="none",
+                zorder=5,
+                label=label,
+            )
+    if panel.y == "judged_reward":
+        ax.axline((0, 0), slope=1, color=_REFERENCE, linestyle="--", linewidth=1)
+    return found
