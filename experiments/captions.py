@@ -15,17 +15,18 @@ class Caption(NamedTuple):
 CAPTIONS = {
     "pareto.png": Caption(
         "What reward costs",
-        "Last evaluations of every run: a line joins the strengths of one method. Above: mean reward against two "
-        "distances to the base, sample by sample and between the laws. Below: diversity against reward; and, where it "
-        "can be told, what the reward is worth: to a judge that no method was trained against, or by the distance to the "
-        "tilted law of the data that has the same reward. Broad grey line: the tilted laws p exp(r / λ) themselves.",
+        "Last evaluations of every run: a line joins the strengths of one method. First: mean reward against two "
+        "distances to the base, sample by sample and between the laws. Then diversity against reward, and the share of "
+        "samples that are near data. Last: what the reward is worth to a judge that no method was trained against or, "
+        "where laws are known, the distance to the tilted law of the data that has the same reward. Broad grey line: "
+        "the tilted laws p exp(r / λ) themselves.",
         "Panels of lines, one for each method, that rise from the base as the strength grows.",
     ),
     "strengths.png": Caption(
         "Samples by strength",
-        "First samples of each run from the same noise, not selected; a row for each method, from the base on the left "
-        "to its strongest strength on the right. Points lie over samples of the base in grey.",
-        "A table of panels of samples: methods by row, strengths by column.",
+        "First samples of each run from the same noise, not selected; of each method from its weakest strength to its "
+        "strongest. Points lie over samples of the base in grey.",
+        "Panels of samples of the base, of real data, and of each method at each strength.",
     ),
     "cooling.gif": Caption(
         "The cooling, animated",

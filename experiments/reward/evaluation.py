@@ -56,12 +56,15 @@ class Scorer:
     def evaluate_at(self, strength: float | None) -> Evaluate:
         """Scores of parameters, and the samples they belong to.
 
-        ``reward``: mean reward; ``displacement``: mean squared distance of samples from the base's samples of the same
-        noise; ``base_energy_distance``: energy distance to samples of the base from other noise; ``diversity``: mean distance of two samples;
-        ``vendi``: Vendi score under a Gaussian kernel; ``retention``: root mean squared distance between drift and base
-        drift on the base's sampling paths. Where tilted laws are known, ``equal_reward_energy_distance``: energy
-        distance to the tilted law that has the samples' mean reward, and for a strength lam ``tilted_energy_distance``
-        and ``tilted_w2``: to that for lam. Besides, what the domain's judge says.
+        * ``reward``: mean reward;
+        * ``displacement``: mean squared distance of samples from the base's of the same noise;
+        * ``base_energy_distance``: energy distance to samples of the base from other noise;
+        * ``diversity``: mean distance of two samples; ``vendi``: Vendi score under a Gaussian kernel;
+        * ``precision``: share of samples near data;
+        * ``retention``: root mean squared distance between drift and base drift on the base's sampling paths;
+        * where tilted laws are known, ``equal_reward_energy_distance``: energy distance to the one that has the
+          samples' mean reward, and for a strength lam ``tilted_energy_distance`` and ``tilted_w2``: to that for lam;
+        * what the domain's judge says.
 
         Args:
             strength: lam of the run; None where it has none.
@@ -88,10 +91,17 @@ class Scorer:
         return evaluate
 
     def of_samples(self, samples: np.ndarray) -> dict[str, float]:
-        """The scores of any samples, real ones or drawn from a tilted law: reward, distance to the base's, diversity."""
-        return {
-            "reward": float(np.mean(self._problem.reward(jnp.asarray(samples)))),
-            "base_energy_distance": gft.metrics.energy_distance(samples, self._other_samples),
-            "diversity": gft.metrics.mean_pairwise_distance(samples),
-            "vendi": gft.metrics.vendi_score(samples, self._problem.kernel),
+        """The scores of any samples: reward, distance to the base's, diversity, nearness to data.
+
+        ``vendi`` is left out for another number of samples than that of the others, which it would not compare with.
+        """
+        problem, metrics = self._problem, gft.metrics
+        scores = {
+            "reward": float(np.mean(problem.reward(jnp.asarray(samples)))),
+            "base_energy_distance": metrics.energy_distance(samples, self._other_samples),
+            "diversity": metrics.mean_pairwise_distance(samples),
+            "precision": metrics.prdc(samples, problem.data[:NUM_SAMPLES]).precision,
         }
+        if len(samples) == NUM_SAMPLES:
+            scores["vendi"] = metrics.vendi_score(samples, problem.kernel)
+        return scores

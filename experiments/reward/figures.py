@@ -16,6 +16,9 @@ from experiments.summary import Record, furthest, runs
 
 _REFERENCE = "#3c3c3c"
 _NUM_ROWS, _NUM_COLUMNS = 4, 8
+"""Images in a panel."""
+_NUM_PANELS = 6
+"""Panels side by side, where a method has no more strengths."""
 
 
 class _Panel(NamedTuple):
@@ -46,6 +49,14 @@ _PANELS = (
     ),
     _Panel(
         "reward", "vendi", "Diversity against reward", "up and right is better", "mean reward", "Vendi score"
+    ),
+    _Panel(
+        "reward",
+        "precision",
+        "Faithfulness against reward",
+        "up and right is better",
+        "mean reward",
+        "share of samples near data",
     ),
     _Panel(
         "reward",
@@ -83,11 +94,9 @@ def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
     if not panels:
         return None
     with rc_context(STYLE):
-        num_rows = -(-len(panels) // 2)
-        figure = Figure(figsize=(10.5, 4.5 * num_rows + 0.8))
+        num_rows = (len(panels) + 2) // 2  # one cell more than panels, for the legend
+        figure = Figure(figsize=(10.5, 4.3 * num_rows))
         axes = figure.subplots(num_rows, 2, squeeze=False).ravel()
-        for ax in axes[len(panels) :]:
-            ax.axis("off")
         references: dict[str, Line2D] = {}
         for ax, panel in zip(axes, panels, strict=False):
             for method in dict.fromkeys(map(family, names)):
@@ -96,24 +105,26 @@ def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
             references |= _draw_references(ax, panel, rows)
             ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
             ax.text(0, 1.025, panel.subtitle, transform=ax.transAxes, fontsize=9.5, color="#555555")
+        for ax in axes[len(panels) :]:
+            ax.axis("off")
         handles = [
             Line2D([], [], label=method, color=colour(method, methods), marker=marker(method, methods))
             for method in dict.fromkeys(map(family, names))
         ]
         counts = {len(lasts[name]) for name in names}
-        title = "one seed" if counts == {1} else "points: mean of the seeds; bars: smallest to largest"
-        figure.legend(
+        seeds = "one seed" if counts == {1} else "points: mean of the seeds\nbars: smallest to largest"
+        axes[len(panels)].legend(
             handles=[*handles, *references.values()],
-            loc="outside lower center",
-            ncols=4,
-            title=f"lines: one method over its strengths; {title}",
+            loc="center",
+            ncols=2,
+            title=f"lines: one method over its strengths\n{seeds}",
             title_fontsize=10,
         )
     return figure
 
 
 def by_strength(samples: Mapping[str, np.ndarray], methods: Sequence[str]) -> Figure | None:
-    """Samples of each method, a row, from its weakest strength to its strongest, a column; the base's beside them.
+    """Samples of the base, real ones, and those of each method from its weakest strength to its strongest.
 
     Args:
         samples: points ``[num, 2]`` or images, by run, ``"base"`` and ``"real"``.
@@ -128,28 +139,30 @@ def by_strength(samples: Mapping[str, np.ndarray], methods: Sequence[str]) -> Fi
     event = samples[names[0]].shape[1:]
     if not (is_planar(event) or is_image(event)):
         return None
-    families = list(dict.fromkeys(map(family, names)))
-    rows = [["base", *_weak_to_strong(names, method)] for method in families]
-    num_columns = max(map(len, rows))
-    side = 10.5 / max(num_columns, 3)
+    groups = [[name for name in ("base", "real") if name in samples]]
+    groups += [_weak_to_strong(names, method) for method in dict.fromkeys(map(family, names))]
+    width = max(map(len, groups))
+    per_row = max(1, _NUM_PANELS // width)
+    side = 10.5 / max(per_row * width, 4)
+    num_rows = -(-len(groups) // per_row)
     height = side if is_planar(event) else side * _NUM_ROWS / _NUM_COLUMNS * event[0] / event[1]
     with rc_context(BARE):
-        figure = Figure(figsize=(side * num_columns, len(rows) * (height + 0.27)))
-        axes = figure.subplots(len(rows), num_columns, squeeze=False)
+        figure = Figure(figsize=(side * per_row * width, num_rows * (height + 0.3)))
+        axes = figure.subplots(num_rows, per_row * width, squeeze=False)
         half_width = extent(samples[name] for name in names) if is_planar(event) else 0.0
-        for row, line in zip(rows, axes, strict=True):
-            for name, ax in zip([*row, *[None] * (num_columns - len(row))], line, strict=True):
-                if name is None or name not in samples:
-                    ax.axis("off")
-                    continue
-                shade = _REFERENCE if name == "base" else colour(name, methods)
+        for ax in axes.ravel():
+            ax.axis("off")
+        for group, line in zip(groups, axes.reshape(-1, width), strict=False):
+            for name, ax in zip(group, line, strict=False):
+                shade = colour(name, methods) if name in names else _REFERENCE
+                ax.axis("on")
                 if is_planar(event):
                     backdrop(ax, samples.get("base"), size=2)
                     points(ax, samples[name], shade, size=4)
                     frame(ax, half_width)
                 else:
                     show_images(ax, samples[name], _NUM_ROWS, _NUM_COLUMNS)
-                ax.set_title(name, color=shade, fontsize=10)
+                ax.set_title(name, color=shade, fontsize=9)
     return figure
 
 

@@ -1,8 +1,8 @@
 """The objectives that are compared, each as one program for all strengths.
 
-A method at strength lam is the method at lam = 1 with the reward ``r / lam``: control problem, regression and optimum are
-the same (the loss of `draft` is divided by lam). So the factor ``1 / lam`` travels as the condition of each row, which
-only the reward reads, and what is compiled once serves every strength. For `orw` the factor is tau itself.
+A method at strength lam is the method at lam = 1 with the reward ``r / lam``: control problem, regression and optimum
+are the same (the loss of `draft` is divided by lam). So the factor ``1 / lam`` travels as the condition of each row,
+which only the reward reads, and what is compiled once serves every strength. For `orw` the factor is tau itself.
 """
 
 from typing import Any

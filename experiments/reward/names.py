@@ -1,8 +1,8 @@
 """Names of methods and runs of the reward experiment, and what they say.
 
-A method is ``am-K`` or ``am-full`` (deterministic adjoint matching on the last K steps, or on all, under the quadratic
-cost), either with ``-pP`` (under the norm power P), ``memoryless``, ``draft-K``, ``orw`` or ``value-guidance``. A run is
-a method at a strength, ``am-3@0.5``.
+A method is ``am-K`` or ``am-full`` (deterministic adjoint matching on the last K steps, or on all, under the
+quadratic cost), either with ``-pP`` (under the norm power P), ``memoryless``, ``draft-K``, ``orw`` or
+``value-guidance``. A run is a method at a strength, ``am-3@0.5``.
 """
 
 import difflib
@@ -44,8 +44,8 @@ def parse_method(name: str) -> Method:
         close = difflib.get_close_matches(name, EXAMPLES, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise ValueError(
-            f"--methods names {name!r}. {hint}There are am-K, am-full, am-K-pP, am-full-pP, memoryless, draft-K, orw and "
-            "value-guidance, with K a number of steps and P a power"
+            f"--methods names {name!r}. {hint}There are am-K, am-full, am-K-pP, am-full-pP, memoryless, draft-K, "
+            "orw and value-guidance, with K a number of steps and P a power"
         )
     if match["family"]:
         return Method(name, match["family"])
@@ -92,7 +92,7 @@ def split_run(name: str) -> tuple[str, float | None]:
 
 def run_name(method: str, strength: float) -> str:
     """``METHOD@STRENGTH``."""
-    return f"{method}@{strength:g}"
+    return f"{method}@{strength:.12g}"
 
 
 def _number(text: str) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import gft_jax as gft
@@ -27,7 +28,7 @@ class Problem(NamedTuple):
     reward: Reward
     """What is raised."""
     real: np.ndarray
-    """Real samples for the reference row of the table: of the wanted class, or of the law of the base."""
+    """Real samples for the reference row of the table: held-out ones of the wanted class, or of the base's law."""
     judge: Callable[[np.ndarray], dict[str, float]]
     """Samples -> scores that the domain has of its own, of a model that no method was trained against."""
     tilted: TiltedLaws | None
@@ -50,7 +51,7 @@ def planar_problem(config: Settings) -> Problem:
         draw(config.source, np.random.default_rng(seed), num)
         for seed, num in ((0, NUM_BASE), (2, NUM_HELD_OUT), (4, NUM_POOL))
     )
-    tilted = TiltedLaws(pool, np.asarray(reward(pool), np.float64))
+    tilted = TiltedLaws(pool, np.asarray(reward(jnp.asarray(pool)), np.float64))
     return Problem(data, reward, real, lambda samples: {}, tilted, _kernel(real), {})
 
 
@@ -63,16 +64,16 @@ def digits_problem(config: Settings) -> Problem:
         train_classifier(images[half::2], labels[half::2], config.classifier_steps, seed=half)
         for half in (0, 1)
     )
-    wanted = held_out[held_out_labels == config.target_class]
+    wanted = config.target_class
     records = {
         "accuracy": accuracy(trainer, held_out, held_out_labels),
         "judge_accuracy": accuracy(judge, held_out, held_out_labels),
     }
     return Problem(
         data=images,
-        reward=gft.rewards.class_log_probability(trainer, config.target_class),
-        real=wanted,
-        judge=_judged_by(judge, config.target_class, wanted),
+        reward=gft.rewards.class_log_probability(trainer, wanted),
+        real=held_out[held_out_labels == wanted],
+        judge=_judged_by(judge, wanted, images[labels == wanted]),
         tilted=None,
         kernel=_kernel(held_out),
         records=records,
@@ -80,8 +81,8 @@ def digits_problem(config: Settings) -> Problem:
 
 
 def _kernel(real: np.ndarray) -> Kernel:
-    """A Gaussian one, whose width is a quarter of the median distance of real samples."""
-    return gaussian_kernel(0.25 * median_distance(real))
+    """A Gaussian one, whose width is half the median distance of real samples."""
+    return gaussian_kernel(0.5 * median_distance(real))
 
 
 def _judged_by(judge: Classifier, wanted: int, real: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
@@ -89,7 +90,7 @@ def _judged_by(judge: Classifier, wanted: int, real: np.ndarray) -> Callable[[np
 
     def scores(samples: np.ndarray) -> dict[str, float]:
         return {
-            "judged_reward": float(np.mean(reward(samples))),
+            "judged_reward": float(np.mean(reward(jnp.asarray(samples)))),
             "judged_share": float(np.mean(np.argmax(judge(samples), axis=-1) == wanted)),
             "class_energy_distance": gft.metrics.energy_distance(samples, real),
         }

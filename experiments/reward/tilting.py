@@ -18,17 +18,21 @@ class TiltedLaws(NamedTuple):
     rewards: np.ndarray
     """``[num]``."""
 
-    def weights(self, inverse: float) -> np.ndarray:
-        """Weights that add up to one, for ``1 / lam``."""
-        weights = np.exp(inverse * (self.rewards - self.rewards.max()))
+    def weights(self, strength: float) -> np.ndarray:
+        """Weights of the points for lam, which add up to one."""
+        weights = np.exp((self.rewards - self.rewards.max()) / strength)
         return weights / weights.sum()
+
+    def mean_reward(self, strength: float) -> float:
+        """Mean reward of the law for lam."""
+        return float(self.weights(strength) @ self.rewards)
 
     def draw(self, strength: float, num: int) -> np.ndarray | None:
         """Points ``[num, *event]`` of the law for lam, by systematic resampling, always the same ones.
 
         None where the weights leave fewer than `LEAST_EFFECTIVE` effective points, ``1 / sum of squares``.
         """
-        weights = self.weights(1.0 / strength)
+        weights = self.weights(strength)
         if 1.0 / np.sum(weights**2) < LEAST_EFFECTIVE:
             return None
         generator = np.random.default_rng(_SEED)
@@ -40,7 +44,7 @@ class TiltedLaws(NamedTuple):
         """The lam > 0 at which the tilted law has this mean reward; None where there is none that is known well."""
 
         def excess(log_strength: float) -> float:
-            return float(self.weights(np.exp(-log_strength)) @ self.rewards) - reward
+            return self.mean_reward(np.exp(log_strength)) - reward
 
         low, high = np.log(1e-3), np.log(1e3)
         if not excess(low) > 0 > excess(high):

@@ -7,11 +7,11 @@ from experiments.reward.names import Method, parse_method, split_run
 NOTES = (
     "A run is a method at a strength, METHOD@STRENGTH: λ, the price of control in units of reward (the smaller, the "
     "stronger), or for orw τ, the sharpness of the weights (the larger, the stronger).",
-    "All runs of a seed start from one base, see the same noise, and take as many steps of the same optimiser. Equal λ "
-    "does not mean equal strength: a method that trains the last K steps alone needs a smaller one. Compare the methods "
-    "along their lines in the figure, at equal reward or at equal distance.",
-    "The deterministic control problem trades reward for cost along each path; its optimum is narrower than the tilted law "
-    "p exp(r / λ), at which memoryless adjoint matching aims. So diversity stands beside reward.",
+    "All runs of a seed start from one base, see the same noise, and take as many steps of the same optimiser. Equal "
+    "λ does not mean equal strength: a method that trains the last K steps alone needs a smaller one. Compare the "
+    "methods along their lines in the figure, at equal reward or at equal distance.",
+    "The deterministic control problem trades reward for cost along each path; its optimum is narrower than the tilted "
+    "law p exp(r / λ), at which memoryless adjoint matching aims. So diversity stands beside reward.",
     "All numbers are of the raw parameters, of samples by Euler's method with as many steps as in training, also for "
     "memoryless adjoint matching, which trains on stochastic paths. Every evaluation starts from the same noise.",
     "Energy distances are estimated without bias, and may therefore fall a little below zero.",
