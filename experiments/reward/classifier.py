@@ -1,6 +1,8 @@
 """A small classifier of images in Flax: one to give the reward, another to judge by."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +39,11 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, num_steps: int, see
     key_init, key_batches = jax.random.split(jax.random.key(seed))
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
 
+    def logits(params: Any, x: Any) -> Any:
+        return network.apply(params, jnp.asarray(x))
+
     def loss(params: optax.Params, x: Array, wanted: Array) -> Array:
-        return jnp.mean(optax.softmax_cross_entropy(network.apply(params, x), wanted))
+        return jnp.mean(optax.softmax_cross_entropy(logits(params, x), wanted))
 
     @jax.jit
     def trained(images: Array, labels: Array) -> optax.Params:
@@ -56,7 +61,7 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, num_steps: int, see
         return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(num_steps))[0][0]
 
     params = trained(jnp.asarray(images), jnp.asarray(labels))
-    return lambda x: network.apply(params, jnp.asarray(x))
+    return functools.partial(logits, params)
 
 
 def accuracy(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> float:

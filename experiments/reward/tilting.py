@@ -49,4 +49,4 @@ class TiltedLaws(NamedTuple):
         low, high = np.log(1e-3), np.log(1e3)
         if not excess(low) > 0 > excess(high):
             return None
-        return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-4)))
+        return float(np.exp(optimize.root_scalar(excess, bracket=(low, high), xtol=1e-4).root))

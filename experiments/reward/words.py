@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from experiments.reward.names import Method, parse_method, split_run
 
-NOTES = (
+NOTES: tuple[str, ...] = (
     "A run is a method at a strength, METHOD@STRENGTH: λ, the price of control in units of reward (the smaller, the "
     "stronger), or for orw τ, the sharpness of the weights (the larger, the stronger).",
     "All runs of a seed start from one base, see the same noise, and take as many steps of the same optimiser. Equal "
