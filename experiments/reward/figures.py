@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 
 from experiments.planar import is_planar
 from experiments.planar_figures import BARE, backdrop, extent, frame, points
-from experiments.plots import STYLE, colour, family, is_image, marker, show_images
+from experiments.plots import REFERENCE, STYLE, colour, family, is_image, marker, show_images
 from experiments.summary import Record, furthest, runs
 
-_REFERENCE = "#3c3c3c"
 _NUM_ROWS, _NUM_COLUMNS = 4, 8
 """Images in a panel."""
 _NUM_PANELS = 6
@@ -154,7 +153,7 @@ def by_strength(samples: Mapping[str, np.ndarray], methods: Sequence[str]) -> Fi
             ax.axis("off")
         for group, line in zip(groups, axes.reshape(-1, width), strict=False):
             for name, ax in zip(group, line, strict=False):
-                shade = colour(name, methods) if name in names else _REFERENCE
+                shade = colour(name, methods) if name in names else REFERENCE
                 ax.axis("on")
                 if is_planar(event):
                     backdrop(ax, samples.get("base"), size=2)
@@ -218,7 +217,7 @@ def _draw_references(ax: Axes, panel: _Panel, rows: Sequence[Record]) -> dict[st
             (found[label],) = ax.plot(
                 row[panel.x],
                 row[panel.y],
-                color=_REFERENCE,
+                color=REFERENCE,
                 marker=sign,
                 markersize=12,
                 linestyle="none",
@@ -226,5 +225,5 @@ def _draw_references(ax: Axes, panel: _Panel, rows: Sequence[Record]) -> dict[st
                 label=label,
             )
     if panel.y == "judged_reward":
-        ax.axline((0, 0), slope=1, color=_REFERENCE, linestyle="--", linewidth=1)
+        ax.axline((0, 0), slope=1, color=REFERENCE, linestyle="--", linewidth=1)
     return found
