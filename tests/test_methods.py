@@ -305,7 +305,7 @@ def test_the_path_kl_of_a_run_is_that_of_its_processes():
 )
 def test_a_run_without_path_kl_says_why(settings, reason, tmp_path, monkeypatch):
     given, rows = [], []
-    monkeypatch.setattr(workbench, "pretrained_base", lambda *args: bench.fresh_params(0))
+    monkeypatch.setattr(workbench, "base_of_run", lambda *args: bench.fresh_params(0))
     monkeypatch.setattr(workbench, "coupled_pairs", lambda *args: None)
     monkeypatch.setattr(workbench, "evaluator", lambda *args: given.append(args[6]) or (lambda _: ({}, None)))
     bench = bench_of(**settings)

@@ -238,6 +238,7 @@ def test_a_run_leaves_report_scores_and_parameters(workspace):
         assert np.array_equal(ours, base) == equal
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_numbers(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
     whole, out = workspace / "runs" / "reward" / "001", workspace / "interrupted"
@@ -263,6 +264,7 @@ def test_an_interrupted_run_continues_to_the_same_numbers(workspace, monkeypatch
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_told_and_the_others_go_on(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
     whole, out = workspace / "runs" / "reward" / "001", workspace / "diverged"

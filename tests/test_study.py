@@ -289,6 +289,7 @@ def test_figures_are_made_of_what_there_is():
 # A tiny study
 
 
+@pytest.mark.slow
 def test_a_tiny_study_is_interrupted_resumed_and_written_up(tmp_path, monkeypatch, capsys):
     out = tmp_path / "study"
     arguments = (*TINY, "--parts", "controls", "rates", "--out", out)
