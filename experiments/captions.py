@@ -17,9 +17,10 @@ CAPTIONS = {
         "What reward costs",
         "Last evaluations of every run: a line joins the strengths of one method. First: mean reward against two "
         "distances to the base, sample by sample and between the laws. Then diversity against reward, and the share of "
-        "samples that are near data. Last: what the reward is worth to a judge that no method was trained against or, "
-        "where laws are known, the distance to the tilted law of the data that has the same reward. Broad grey line: "
-        "the tilted laws p exp(r / λ) themselves.",
+        "samples that are near data. Last, where there is a judge that no method was trained against, the reward that "
+        "it does not see, and the distance to real samples of what was wanted; where laws are known, the distance to "
+        "the tilted law of the data that has the same reward. Broad grey line: the tilted laws p exp(r / λ) "
+        "themselves.",
         "Panels of lines, one for each method, that rise from the base as the strength grows.",
     ),
     "strengths.png": Caption(

@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -38,10 +39,13 @@ class RunFolder:
 
     def add_session(self, seconds: float) -> None:
         """Adds the time of a session that came to its end to ``wall_seconds`` in config.json."""
+        before = read_json(self.path / "config.json").get("wall_seconds", 0.0)
+        self.add_facts({"wall_seconds": round(before + seconds, 1)})
+
+    def add_facts(self, facts: Mapping[str, Any]) -> None:
+        """Adds entries to config.json, or replaces those of these names."""
         path = self.path / "config.json"
-        facts = read_json(path)
-        facts["wall_seconds"] = round(facts.get("wall_seconds", 0.0) + seconds, 1)
-        write_atomically(path, json.dumps(facts, indent=2) + "\n")
+        write_atomically(path, json.dumps(read_json(path) | dict(facts), indent=2) + "\n")
 
     def mend(self) -> None:
         """Drops a last row that a kill cut short."""

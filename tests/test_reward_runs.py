@@ -180,7 +180,7 @@ def test_the_figure_has_a_line_for_each_method_over_its_strengths_and_seeds():
     np.testing.assert_allclose(sorted(np.ptp(bar, axis=0).tolist() for bar in bars)[0], [0.0, 0.1])
     np.testing.assert_allclose(sorted(np.ptp(bar, axis=0).tolist() for bar in bars)[-1], [1.0, 0.0])
     assert am[0].get_color() != orw[0].get_color()
-    legend = figure.axes[3].get_legend()
+    legend = figure.axes[-1].get_legend()
     assert [text.get_text() for text in legend.get_texts()][:2] == ["am-3", "orw"]
     assert "smallest to largest" in legend.get_title().get_text()
     (tilted,) = [line for line in shown[1].lines if str(line.get_label()).startswith("tilted")]

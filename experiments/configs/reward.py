@@ -39,7 +39,7 @@ STRENGTHS: Mapping[Domain, Mapping[str, tuple[float, ...]]] = MappingProxyType(
             "am-10-p4": (0.05, 0.3, 1.5),
             "memoryless": (0.3, 1.0, 3.0),
             "draft-3": (0.2, 0.7, 2.0),
-            "orw": (0.3, 1.0, 3.0),
+            "orw": (0.15, 0.4, 1.0),
             "value-guidance": (0.1, 0.4, 1.5),
         },
     }
@@ -163,8 +163,9 @@ DEFAULTS: Mapping[Domain, Reward] = MappingProxyType(
         "digits": Reward(
             domain="digits",
             batch_size=64,
+            base_steps=6000,
             base_learning_rate=1e-3,
-            hidden=128,
+            hidden=192,
             depth=4,
         ),
     }

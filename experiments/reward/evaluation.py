@@ -64,7 +64,7 @@ class Scorer:
         * ``retention``: root mean squared distance between drift and base drift on the base's sampling paths;
         * where tilted laws are known, ``equal_reward_energy_distance``: energy distance to the one that has the
           samples' mean reward, and for a strength lam ``tilted_energy_distance`` and ``tilted_w2``: to that for lam;
-        * what the domain's judge says.
+        * what the domain's judge says, and ``reward_gap``: the reward without the judged one.
 
         Args:
             strength: lam of the run; None where it has none.
@@ -86,7 +86,10 @@ class Scorer:
                 other = None if equal is None else tilted.draw(equal, NUM_SAMPLES)
                 if other is not None:
                     scores["equal_reward_energy_distance"] = metrics.energy_distance(samples, other)
-            return scores | problem.judge(samples), samples
+            scores |= problem.judge(samples)
+            if "judged_reward" in scores:
+                scores["reward_gap"] = scores["reward"] - scores["judged_reward"]
+            return scores, samples
 
         return evaluate
 

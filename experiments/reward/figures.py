@@ -14,7 +14,7 @@ from experiments.planar_figures import BARE, backdrop, extent, frame, points
 from experiments.plots import REFERENCE, STYLE, colour, family, is_image, marker, show_images
 from experiments.summary import Record, furthest, runs
 
-_NUM_ROWS, _NUM_COLUMNS = 4, 8
+_NUM_ROWS, _NUM_COLUMNS = 3, 5
 """Images in a panel."""
 _NUM_PANELS = 6
 """Panels side by side, where a method has no more strengths."""
@@ -59,11 +59,19 @@ _PANELS = (
     ),
     _Panel(
         "reward",
-        "judged_reward",
-        "Judged reward against reward",
-        "below the dashed line: by a classifier that was not trained against, less",
-        "mean reward, by the classifier that was trained against",
-        "by another classifier",
+        "reward_gap",
+        "Reward that a judge does not see",
+        "down and right is better",
+        "mean reward",
+        "reward minus that of another classifier",
+    ),
+    _Panel(
+        "reward",
+        "class_energy_distance",
+        "Distance to the wanted class",
+        "down and right is better",
+        "mean reward",
+        "energy distance to real images",
     ),
     _Panel(
         "reward",
@@ -93,8 +101,9 @@ def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
     if not panels:
         return None
     with rc_context(STYLE):
-        num_rows = (len(panels) + 2) // 2  # one cell more than panels, for the legend
-        figure = Figure(figsize=(10.5, 4.3 * num_rows))
+        num_rows = -(-len(panels) // 2)
+        has_cell = len(panels) % 2 == 1  # for the legend
+        figure = Figure(figsize=(10.5, 4.3 * num_rows + (0 if has_cell else 1.2)))
         axes = figure.subplots(num_rows, 2, squeeze=False).ravel()
         references: dict[str, Line2D] = {}
         for ax, panel in zip(axes, panels, strict=False):
@@ -112,12 +121,12 @@ def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
         ]
         counts = {len(lasts[name]) for name in names}
         seeds = "one seed" if counts == {1} else "points: mean of the seeds\nbars: smallest to largest"
-        axes[len(panels)].legend(
+        place = {"loc": "center", "ncols": 2} if has_cell else {"loc": "outside lower center", "ncols": 4}
+        (axes[-1] if has_cell else figure).legend(
             handles=[*handles, *references.values()],
-            loc="center",
-            ncols=2,
             title=f"lines: one method over its strengths\n{seeds}",
             title_fontsize=10,
+            **place,
         )
     return figure
 
@@ -201,7 +210,7 @@ def _draw_line(
 
 
 def _draw_references(ax: Axes, panel: _Panel, rows: Sequence[Record]) -> dict[str, Line2D]:
-    """What the methods are seen against: the base, real samples, the tilted laws of the data, equal rewards."""
+    """What the methods are seen against: the base, real samples, the tilted laws of the data."""
     found: dict[str, Line2D] = {}
     tilted = sorted((row for row in rows if row["kind"] == "tilted"), key=lambda row: row["strength"])
     if tilted and {panel.x, panel.y} <= tilted[0].keys():
@@ -224,6 +233,4 @@ def _draw_references(ax: Axes, panel: _Panel, rows: Sequence[Record]) -> dict[st
                 zorder=5,
                 label=label,
             )
-    if panel.y == "judged_reward":
-        ax.axline((0, 0), slope=1, color=REFERENCE, linestyle="--", linewidth=1)
     return found

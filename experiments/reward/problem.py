@@ -35,8 +35,8 @@ class Problem(NamedTuple):
     """The laws p exp(r / lam) of the data, where they are known."""
     kernel: Kernel
     """Of the Vendi score."""
-    records: dict[str, float]
-    """What is worth a record before anything is fine-tuned."""
+    facts: dict[str, float]
+    """What config.json, and so the page, is to say of the problem."""
 
 
 def problem_of(config: Settings) -> Problem:
@@ -65,8 +65,8 @@ def digits_problem(config: Settings) -> Problem:
         for half in (0, 1)
     )
     wanted = config.target_class
-    records = {
-        "accuracy": accuracy(trainer, held_out, held_out_labels),
+    facts = {
+        "classifier_accuracy": accuracy(trainer, held_out, held_out_labels),
         "judge_accuracy": accuracy(judge, held_out, held_out_labels),
     }
     return Problem(
@@ -76,7 +76,7 @@ def digits_problem(config: Settings) -> Problem:
         judge=_judged_by(judge, wanted, images[labels == wanted]),
         tilted=None,
         kernel=_kernel(held_out),
-        records=records,
+        facts=facts,
     )
 
 

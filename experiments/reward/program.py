@@ -42,6 +42,7 @@ def raise_reward(config: Settings, root: Path) -> RunFolder:
     folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
     print(f"run folder: {folder.path}")
     problem = problem_of(config)
+    folder.add_facts(problem.facts)
     bench = Bench(config, problem)
     base_params = bench.base(folder, root / "base")
     scorer = Scorer(bench.drift, base_params, problem, config.sampling_steps)
@@ -83,7 +84,7 @@ def record_references(
     """Logs the base, real samples, and tilted laws for the curve in the figure."""
     first, base = config.seeds[0], scorer.evaluate_at(None)(base_params)[0]
     folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **base})
-    real = scorer.of_samples(problem.real) | problem.judge(problem.real) | problem.records
+    real = scorer.of_samples(problem.real) | problem.judge(problem.real)
     folder.log_once({"kind": "floor", "seed": first, **real})
     if problem.tilted is None:
         return
