@@ -22,14 +22,8 @@ def test_the_code_of_the_readme_runs_and_moves_the_samples_to_the_new_data():
     np.testing.assert_allclose(samples.std(0), data.std(0), atol=0.15)
 
 
-# The quickstart stays in the plain tests; the others take longer.
-NOTEBOOKS = [
-    pytest.param(path, id=path.stem, marks=() if path.stem == "00_quickstart" else pytest.mark.slow)
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-]
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebook(path, monkeypatch):
     cells = json.loads(path.read_text())["cells"]
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells), (

@@ -210,6 +210,7 @@ def workspace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_leaves_report_scores_and_parameters(workspace):
     run = workspace / "runs" / "reward" / "001"
     rows, page = rows_of(run), (run / "report.html").read_text()
