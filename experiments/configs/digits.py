@@ -5,8 +5,9 @@
 Two to three minutes on two CPU cores. Expected, with the defaults (ten seeds, experiments/results/digits.md): the
 gradual methods and plain fine-tuning end at a W2 of 3.15 to 3.19 and an energy distance near 0.014 (floors 2.72 and
 -0.006); on another processor, whose rounding led to another base, at 3.12 to 3.15 and 0.007. The energy distance of
-gradual-linear falls along the whole run (Spearman -0.98; self-paced -0.85, plain -0.6), and the increments of its W2 have a seventeenth of the variance of plain fine-tuning's. From scratch, at ten times the
-learning rate, W2 ends lower (3.05) and the energy distance higher (0.06).
+gradual-linear falls along the whole run (Spearman -0.98; self-paced -0.85, plain -0.6), and the increments of its W2
+have a seventeenth of the variance of plain fine-tuning's. From scratch, at ten times the learning rate, W2 ends lower
+(3.05) and the energy distance higher (0.06).
 """
 
 from dataclasses import dataclass

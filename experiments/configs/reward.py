@@ -4,9 +4,9 @@
     python -m experiments.train reward --domain digits
 
 Two to four minutes on two CPU cores in the plane, four to eight on digits. Expected in the plane (three seeds; reward
-of the base -5.9): memoryless adjoint matching stays within an energy distance of 0.02 of the tilted law of equal reward,
-with 0.92 or more of its samples near data, and moves samples furthest; at reward -1.4, am-3 and draft-3 (which agree)
-move samples a third as far in mean square (4.7 against 13.5), and 0.29 of theirs are near data.
+of the base -5.9): memoryless adjoint matching stays within an energy distance of 0.02 of the tilted law of equal
+reward, with 0.92 or more of its samples near data, and moves samples furthest; at reward -1.4, am-3 and draft-3 (which
+agree) move samples a third as far in mean square (4.7 against 13.5), and 0.29 of theirs are near data.
 """
 
 import math
