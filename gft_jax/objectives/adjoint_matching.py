@@ -13,15 +13,23 @@ from gft_jax.objectives.adjoints import Adjoint, Path, lean_adjoint
 from gft_jax.objectives.control_rows import (
     ControlRows,
     clip_state,
+    control_rows,
+    largest_norm,
     regress,
     reward_at_end,
-    row_weights,
     some_steps,
 )
 from gft_jax.objectives.gradient_clip import QuantileClip
-from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import euler, last_states, ode_step, step_of, velocity_of
-from gft_jax.sampling import time_grids
+from gft_jax.objectives.rollouts import (
+    check_matched,
+    checked_grid,
+    checked_truncation,
+    euler,
+    last_states,
+    ode_step,
+    step_of,
+    velocity_of,
+)
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 
@@ -104,11 +112,7 @@ def adjoint_matching(
         )
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
-    kept = total if truncation is None else truncation
-    if not 1 <= kept <= total:
-        raise ValueError(
-            f"truncation is the number of last steps to train, 1 to {total} (num_steps), got {truncation}"
-        )
+    kept = checked_truncation(truncation, total, "(num_steps)")
     step = step_of(solver)
     num_points = kept if step is euler else kept + 1
     check_matched(num_matched, num_points)
@@ -140,52 +144,12 @@ def adjoint_matching(
             at, factor = tail, 0.5 * (np.append(lengths, 0) + np.append(0, lengths))
         pull = adjoints.reshape(-1, *adjoints.shape[2:]) / cost_weight
         control = cost.control(pull).reshape(adjoints.shape)
-        norms = jnp.stack([squared_norm(each) for each in (*adjoints, along.at_start[0])])
-        num_rows = len(x0)
-
-        def by_row(leaf: Array) -> Array:
-            return jnp.moveaxis(leaf, 0, 1)
-
-        rows = ControlRows(
-            t=jnp.broadcast_to(jnp.asarray(at), (num_rows, num_points)),
-            x=by_row(points),
-            base_velocity=by_row(velocities),
-            control=by_row(control),
-            factor=jnp.broadcast_to(jnp.asarray(factor / factor.sum(), dtype), (num_rows, num_points)),
-            weight=row_weights(batch, dtype),
-            cond=cond,
-            stats={**end.stats, "adjoint_norm": jnp.sqrt(jnp.max(norms, axis=0))},
-        )
+        norm = largest_norm(jnp.concatenate([along.at_start[:1], adjoints]))
+        stats = {**end.stats, "adjoint_norm": norm}
+        rows = control_rows(batch, at, points, velocities, control, factor / factor.sum(), stats)
         return some_steps(batch.key, rows, num_matched)
 
     def loss(params: Any, base_params: Any, rows: ControlRows, temperature: Array) -> Terms:
         return regress(drift, params, rows)
 
     return Objective(loss=loss, prepare=prepare, needs_base=True, **clip_state(clip))
-
-
-def checked_grid(num_steps: int | None, times: Sequence[float] | np.ndarray | None) -> np.ndarray:
-    """The grid of the paths from 0 to 1.
-
-    Raises:
-        ValueError: for both or neither way to give it wrongly, or a grid that does not run from 0 to 1.
-    """
-    count = 50 if num_steps is None and times is None else num_steps
-    grid = time_grids.resolve(times, None, None, count, np.float64)
-    if grid[0] != 0 or grid[-1] != 1:
-        raise ValueError(
-            f"times must run from 0 (noise) to 1 (data), got a grid from {grid[0]} to {grid[-1]}"
-        )
-    return grid
-
-
-def check_matched(num_matched: int | None, num_points: int) -> None:
-    """Refuses a number of points that the path does not have.
-
-    Raises:
-        ValueError: naming the range.
-    """
-    if num_matched is not None and not 1 <= num_matched <= num_points:
-        raise ValueError(
-            f"num_matched is the number of points of a path to regress on, 1 to {num_points} here, got {num_matched}"
-        )

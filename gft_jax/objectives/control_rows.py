@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.gradient_clip import QuantileClip
-from gft_jax.objectives.path_rows import squared_norm
+from gft_jax.objectives.path_rows import row_weights, squared_norm
 from gft_jax.objectives.rollouts import random_steps
 from gft_jax.rewards import value_and_gradient
 from gft_jax.types import Batch, Drift, Reward, Terms
@@ -72,10 +73,29 @@ def clip_state(clip: QuantileClip | None) -> dict[str, Callable[..., Any]]:
     return {"init": init, "update": update}
 
 
-def row_weights(batch: Batch, dtype: Any) -> Float[Array, "rows"]:
-    """Weights of the rows, one each by default."""
-    ones = jnp.ones(batch.key.shape, dtype)
-    return ones if batch.weight is None else batch.weight.astype(dtype)
+def control_rows(
+    batch: Batch,
+    t: Float[Array | np.ndarray, "used"],
+    x: Float[Array, "used rows *event"],
+    base_velocity: Float[Array, "used rows *event"],
+    control: Float[Array, "used rows *event"],
+    factor: Float[Array | np.ndarray, "used"],
+    stats: dict[str, Array],
+) -> ControlRows:
+    """Rows of a batch from what stands at the times of its paths, which are the same for all rows."""
+    num_used, num_rows = x.shape[:2]
+
+    def every_row(values: Array | np.ndarray) -> Array:
+        return jnp.broadcast_to(jnp.asarray(values, x.dtype), (num_rows, num_used))
+
+    x, base_velocity, control = (jnp.moveaxis(leaf, 0, 1) for leaf in (x, base_velocity, control))
+    weight = row_weights(batch, x.dtype)
+    return ControlRows(every_row(t), x, base_velocity, control, every_row(factor), weight, batch.cond, stats)
+
+
+def largest_norm(adjoints: Float[Array, "used rows *event"]) -> Float[Array, "rows"]:
+    """Largest Euclidean norm of a row along its path."""
+    return jnp.sqrt(jnp.max(jax.vmap(squared_norm)(adjoints), axis=0))
 
 
 def some_steps(keys: Key[Array, "rows"], rows: ControlRows, num_used: int | None) -> ControlRows:

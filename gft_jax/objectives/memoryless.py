@@ -10,18 +10,17 @@ from jaxtyping import Array, Float, Key
 
 from gft_jax.diffusions import eta
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.adjoint_matching import check_matched
 from gft_jax.objectives.control_rows import (
     ControlRows,
     clip_state,
+    control_rows,
+    largest_norm,
     regress,
     reward_at_end,
-    row_weights,
     some_steps,
 )
 from gft_jax.objectives.gradient_clip import QuantileClip
-from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import last_states
+from gft_jax.objectives.rollouts import check_matched, checked_truncation, last_states
 from gft_jax.paths import Path, coefficients, linear
 from gft_jax.sampling import time_grids
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
@@ -84,11 +83,7 @@ def memoryless_adjoint_matching(
         )
     grid = _checked_grid(num_steps, times)
     total = len(grid) - 1
-    kept = total if truncation is None else truncation
-    if not 1 <= kept <= total:
-        raise ValueError(
-            f"truncation is the number of last steps to train, 1 to {total} here, got {truncation}"
-        )
+    kept = checked_truncation(truncation, total)
     check_matched(num_matched, kept)
     if unroll < 1:
         raise ValueError(f"unroll must be >= 1, got {unroll}")
@@ -122,21 +117,9 @@ def memoryless_adjoint_matching(
         variance = 2 * eta(path, at)
         factor = (4 / variance) * lengths / jnp.sum(lengths)
 
-        def by_row(leaf: Array) -> Array:
-            return jnp.moveaxis(leaf, 0, 1)
-
         half = (0.5 * variance).reshape(-1, *[1] * x0.ndim)
-        norms = jnp.stack([squared_norm(each) for each in (*adjoints, first)])
-        rows = ControlRows(
-            t=jnp.broadcast_to(at, (len(x0), kept)),
-            x=by_row(states[:-1]),
-            base_velocity=by_row(velocities),
-            control=by_row(half * adjoints),
-            factor=jnp.broadcast_to(factor, (len(x0), kept)),
-            weight=row_weights(batch, dtype),
-            cond=cond,
-            stats={**end.stats, "adjoint_norm": jnp.sqrt(jnp.max(norms, axis=0))},
-        )
+        stats = {**end.stats, "adjoint_norm": largest_norm(jnp.concatenate([first[None], adjoints]))}
+        rows = control_rows(batch, at, states[:-1], velocities, half * adjoints, factor, stats)
         return some_steps(key_steps, rows, num_matched)
 
     def loss(params: Any, base_params: Any, rows: ControlRows, temperature: Array) -> Terms:

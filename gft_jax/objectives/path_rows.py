@@ -35,6 +35,21 @@ def squared_norm(x: Float[Array, "rows *event"]) -> Float[Array, "rows"]:
     return jnp.sum(jnp.square(x).reshape(x.shape[0], -1), axis=-1)
 
 
+def row_weights(batch: Batch, dtype: Any) -> Float[Array, "rows"]:
+    """Weights of the rows, one each by default.
+
+    Raises:
+        ValueError: if the batch has weights that are not one a row.
+    """
+    if batch.weight is None:
+        return jnp.ones(batch.key.shape, dtype)
+    if batch.weight.shape != batch.key.shape:
+        raise ValueError(
+            f"the batch's weight must have one value a row, shape {batch.key.shape}, got shape {batch.weight.shape}"
+        )
+    return batch.weight.astype(dtype)
+
+
 def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch: Batch) -> PathRows:
     """Draws a time and a point on the conditional path of every row, from the row's own key, in float32 at least.
 
@@ -55,8 +70,7 @@ def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch
     t = draw_times(time_sampler, key_time, dtype)
     point = path.sample(key_noise, t, batch.x0.astype(dtype), batch.x1.astype(dtype))
     factor = weighting(t)
-    weight = jnp.ones_like(t) if batch.weight is None else batch.weight.astype(dtype)
-    for name, values in (("weighting(t)", factor), ("the batch's weight", weight)):
-        if values.shape != t.shape:
-            raise ValueError(f"{name} must have one value a row, shape {t.shape}, got shape {values.shape}")
+    if factor.shape != t.shape:
+        raise ValueError(f"weighting(t) must have one value a row, shape {t.shape}, got shape {factor.shape}")
+    weight = row_weights(batch, dtype)
     return PathRows(t, point.x, point.velocity, factor, weight, batch.cond, point.score)

@@ -11,10 +11,8 @@ from jaxtyping import Array
 
 from gft_jax.control_costs import ControlCost, quadratic
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.adjoint_matching import checked_grid
-from gft_jax.objectives.control_rows import row_weights
-from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import last_states, ode_step
+from gft_jax.objectives.path_rows import row_weights, squared_norm
+from gft_jax.objectives.rollouts import checked_grid, checked_truncation, last_states, ode_step
 from gft_jax.rewards import evaluate as reward_of
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
@@ -66,7 +64,8 @@ def draft(
     if not cost_weight >= 0:
         raise ValueError(f"cost_weight (lambda) must be >= 0, got {cost_weight}")
     grid = checked_grid(num_steps, times)
-    first = _first_step(grid, truncation)
+    total = len(grid) - 1
+    first = total - checked_truncation(truncation, total)
     base_field = drift if base_drift is None else base_drift
 
     def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
@@ -116,7 +115,8 @@ def refl(
     Source: Xu et al., "ImageReward", arXiv:2304.05977, algorithm 1, written for a velocity.
     """
     grid = checked_grid(num_steps, times)
-    first = _first_step(grid, truncation)
+    total = len(grid) - 1
+    first = total - checked_truncation(truncation, total)
 
     def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
@@ -137,15 +137,6 @@ def refl(
         return Terms(-values, rows.weight, {"reward": values})
 
     return Objective(loss=loss, prepare=prepare)
-
-
-def _first_step(grid: np.ndarray, truncation: int) -> int:
-    total = len(grid) - 1
-    if not 1 <= truncation <= total:
-        raise ValueError(
-            f"truncation is the number of last steps to train, 1 to {total} here, got {truncation}"
-        )
-    return total - truncation
 
 
 def _start(drift: Drift, params: Any, batch: Batch, grid: np.ndarray, first: int) -> _Start:

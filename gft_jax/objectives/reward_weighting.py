@@ -11,9 +11,8 @@ from jaxtyping import Array
 
 from gft_jax.couplings import Coupling, apply
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.adjoint_matching import checked_grid
 from gft_jax.objectives.path_rows import PathRows, path_rows, squared_norm
-from gft_jax.objectives.rollouts import last_states, ode_step
+from gft_jax.objectives.rollouts import checked_grid, last_states, ode_step
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.objectives.weighting import uniform as uniform_weighting
 from gft_jax.paths import Path, linear

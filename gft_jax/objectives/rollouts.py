@@ -1,6 +1,6 @@
 """On-policy paths by fixed steps, of which only the last are kept: what reward fine-tuning starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from gft_jax.drifts import evaluate
+from gft_jax.sampling import time_grids
 from gft_jax.types import Drift
 
 Step = Callable[[Callable[[Array, Array], Array], Array, Array, Array], tuple[Array, Array]]
@@ -73,6 +74,48 @@ def last_states(
     x, _ = jax.lax.scan(forget, x0, before)
     _, states = jax.lax.scan(keep, x, after)
     return jnp.concatenate([x[None], states])
+
+
+def checked_grid(num_steps: int | None, times: Sequence[float] | np.ndarray | None) -> np.ndarray:
+    """The grid of the paths from 0 to 1.
+
+    Raises:
+        ValueError: for both ways to give it at once, or a grid that does not run from 0 to 1.
+    """
+    count = 50 if num_steps is None and times is None else num_steps
+    grid = time_grids.resolve(times, None, None, count, np.float64)
+    if grid[0] != 0 or grid[-1] != 1:
+        raise ValueError(
+            f"times must run from 0 (noise) to 1 (data), got a grid from {grid[0]} to {grid[-1]}"
+        )
+    return grid
+
+
+def check_matched(num_matched: int | None, num_points: int) -> None:
+    """Refuses a number of points that the path does not have.
+
+    Raises:
+        ValueError: naming the range.
+    """
+    if num_matched is not None and not 1 <= num_matched <= num_points:
+        raise ValueError(
+            f"num_matched is the number of points of a path to regress on, 1 to {num_points} here, got {num_matched}"
+        )
+
+
+def checked_truncation(truncation: int | None, num_steps: int, where: str = "here") -> int:
+    """Number of last steps that are trained; all of them for None.
+
+    Raises:
+        ValueError: if the path does not have so many.
+    """
+    if truncation is None:
+        return num_steps
+    if not 1 <= truncation <= num_steps:
+        raise ValueError(
+            f"truncation is the number of last steps to train, 1 to {num_steps} {where}, got {truncation}"
+        )
+    return truncation
 
 
 def velocity_of(drift: Drift, params: Any, cond: Any) -> Callable[[Array, Array], Array]:

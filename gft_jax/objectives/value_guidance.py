@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Array
 
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.adjoint_matching import check_matched, checked_grid
-from gft_jax.objectives.control_rows import ControlRows, regress, row_weights, some_steps
+from gft_jax.objectives.control_rows import ControlRows, control_rows, regress, some_steps
 from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import last_states, ode_step
+from gft_jax.objectives.rollouts import check_matched, checked_grid, last_states, ode_step
 from gft_jax.rewards import value_and_gradient
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
@@ -75,20 +74,8 @@ def value_guidance(
 
         velocities, control, norms = jax.lax.map(at, (jnp.asarray(grid[:-1], dtype), states[:-1]))
 
-        def by_row(leaf: Array) -> Array:
-            return jnp.moveaxis(leaf, 0, 1)
-
-        shape = (len(x0), total)
-        rows = ControlRows(
-            t=jnp.broadcast_to(jnp.asarray(grid[:-1], dtype), shape),
-            x=by_row(states[:-1]),
-            base_velocity=by_row(velocities),
-            control=by_row(control),
-            factor=jnp.broadcast_to(jnp.asarray(np.diff(grid), dtype), shape),
-            weight=row_weights(batch, dtype),
-            cond=cond,
-            stats={"reward": end, "reward_gradient_norm": jnp.mean(norms, axis=0)},
-        )
+        stats = {"reward": end, "reward_gradient_norm": jnp.mean(norms, axis=0)}
+        rows = control_rows(batch, grid[:-1], states[:-1], velocities, control, np.diff(grid), stats)
         return some_steps(batch.key, rows, num_matched)
 
     def loss(params: Any, base_params: Any, rows: ControlRows, temperature: Array) -> Terms:
