@@ -79,6 +79,15 @@ CAPTIONS = {
         "training batches as a ratio of moments. Both are means over the steps since the last evaluation. Below the "
         "broad line the network lags.",
     ),
+    "end_law.png": Caption(
+        "The terminal objective over the cooling",
+        "Left, in the plane: energy distance of the samples of each evaluation to the law q^w p^(1 - w) of the target "
+        "weight w at that step, at which the terminal objective aims; the drift-space objective leads elsewhere on its "
+        "way. Right: effective sample size of the weights by target weight, as a share of the rows; lines: of all "
+        "target samples and of all samples of the base; dots: of training batches, which miss rare rows of large "
+        "weight. Where it is a few rows' worth, the weighted mean rests on them.",
+        "Left, lines of distance by training step; right, lines and dots of effective sample size by target weight.",
+    ),
     "samples.png": Caption(
         "Samples",
         "First samples of each model, not selected, and real data. All panels share one scale, from -1 to 1.",

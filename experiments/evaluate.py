@@ -159,8 +159,9 @@ def recorded_settings(run: Path) -> Settings:
         return tuple(value) if isinstance(value, list) else value
 
     try:
-        recorded = {name: as_field(value) for name, value in facts["config"].items()}
-        settings = experiment(**recorded | {"controls": Controls(**recorded["controls"])})
+        recorded: dict[str, Any] = {name: as_field(value) for name, value in facts["config"].items()}
+        recorded["controls"] = Controls(**recorded["controls"])
+        settings = experiment(**recorded)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not hold the settings of this version: {error}") from error
     settings.check()

@@ -1,7 +1,7 @@
 """The training loop of one method and seed: chunks of steps, log, evaluations, checkpoints, resume."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,9 @@ from gft_jax.parallel import Runner
 from gft_jax.types import Params
 
 MAX_CHUNKS_PER_CHECKPOINT = 10
+
+Watch = Callable[[int, np.ndarray], dict[str, float]]
+"""Is told the step and the samples of an evaluation, before it is logged; what it returns is added to the scores."""
 
 
 class Stopped(Exception):
@@ -62,15 +65,15 @@ class Loop(NamedTuple):
     """Whether to draw a progress bar."""
     check: Callable[[StepInfo, int, str, str], None] = check_finite
     """Stops a run that cannot go on, by `Stopped`; called after each chunk."""
-    stats: tuple[str, ...] = ()
-    """Diagnostics of the objective that are logged where it has them, as means over the steps of a chunk."""
+    diagnose: Callable[[Mapping[str, Any]], dict[str, float]] = lambda stats: {}
+    """Diagnostics of the objective by name, each ``[steps]`` of a chunk -> what is logged of them."""
 
     def train(
         self,
         base_params: Params,
         params: Params | None,
         evaluate: Evaluate,
-        watch: Callable[[int, np.ndarray], None] | None = None,
+        watch: Watch | None = None,
     ) -> Params:
         """Final parameters, as evaluated: trained now, continued from the last checkpoint, or found finished.
 
@@ -78,7 +81,7 @@ class Loop(NamedTuple):
             base_params: the pretrained parameters.
             params: where training starts; None for the base.
             evaluate: scores parameters; it is given what ``evaluated`` makes of the raw ones, not the average.
-            watch: is told the step and the samples of every evaluation, before it is logged.
+            watch: sees every evaluation.
 
         Raises:
             Stopped: if loss, gradient or samples are not finite; the last checkpoint stays.
@@ -98,9 +101,7 @@ class Loop(NamedTuple):
 
         def score(state: TrainState, step: int) -> dict[str, float]:
             scores, samples = evaluate(shown(self.runner.fetch(state.params), host_base))
-            if watch is not None:
-                watch(step, samples)
-            return scores
+            return scores if watch is None else scores | watch(step, samples)
 
         with Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints:
             state, clock = self._start_or_continue(checkpoints, state, score)
@@ -183,7 +184,7 @@ class Loop(NamedTuple):
             target_weight=float(np.mean(target_weight(infos.temperature))),
             effective_target_weight=reached if squared > 0 else None,
             grad_norm=float(infos.grad_norm.mean()),
-            **{name: float(np.mean(infos.stats[name])) for name in self.stats if name in infos.stats},
+            **self.diagnose(infos.stats),
         )
 
 

@@ -11,7 +11,7 @@ import jax
 import optax
 
 import gft_jax as gft
-from experiments.configs.settings import CouplingName, MethodName, PathName, Settings
+from experiments.configs.settings import CouplingName, PathName, Settings
 from gft_jax.cooling import Cooling
 from gft_jax.couplings import Coupling
 from gft_jax.paths import Path
@@ -211,7 +211,7 @@ def interpolated(config: Settings, drift: Drift, path: TimedPath) -> Method:
     return plain(config, drift, path)._replace(evaluated=between)
 
 
-METHODS: dict[MethodName, Callable[[Settings, Drift, TimedPath], Method]] = {
+METHODS: dict[str, Callable[[Settings, Drift, TimedPath], Method]] = {
     "gradual-linear": gradual_linear,
     "gradual-self-paced": gradual_self_paced,
     "plain": plain,

@@ -35,7 +35,20 @@ DESCRIPTIONS = {
     "distillation": "plain, with a penalty on the distance to the base on the base's own paths.",
     "diff-tuning": "new data at noisy times, samples of the base at times near data (Diff-Tuning).",
     "interpolated": "plain, evaluated at parameters between the base's and the fine-tuned ones (WiSE-FT).",
+    "terminal-target": "the terminal objective: flow matching on target rows of weight exp(-(1 - w) l), with l the "
+    "log-ratio of target and base; w as in gradual-linear.",
+    "terminal-base": "the same law from samples of the base of weight exp(w l).",
+    "terminal-reward": "the same law by memoryless adjoint matching, with w l as its reward, at λ = 1.",
 }
+
+
+TERMINAL_NOTES = (
+    "The terminal objective weights the end of the path, not the drift: at target weight w it leads to the law "
+    "q^w p^(1 - w) of target q and base p, another law than the one of the blended drift. At w = 1 both aim at q.",
+    "Its methods know the ratio of the two laws from a classifier alone: terminal-base and terminal-reward never see "
+    "the new data but through it. The weight ŵ that the network has reached says of the drift, not of the end law, how "
+    "far it has moved.",
+)
 
 
 def render(
@@ -58,10 +71,9 @@ def render(
         cards: the section of the report cards, as HTML.
         columns: of the table.
     """
-    experiment, shift = config.get("experiment", "run"), setting(config, "shift") or setting(config, "domain")
-    if setting(config, "target"):
-        shift = f"{setting(config, 'source')} to {setting(config, 'target')}"
-    title = f"{experiment}: {shift}" if shift else str(experiment)
+    experiment, (source, target), shift = config.get("experiment", "run"), laws(config), shift_of(config)
+    subject = f"{source} to {target}" if target else shift or setting(config, "domain")
+    title = f"{experiment}: {subject}" if subject else str(experiment)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -107,6 +119,18 @@ def setting(config: Mapping[str, Any], name: str) -> Any:
     return config.get("config", {}).get(name, config.get(name))
 
 
+def laws(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Source and target of a run in the plane; twice None of another."""
+    if setting(config, "domain") == "digits":
+        return None, None
+    return setting(config, "source"), setting(config, "target")
+
+
+def shift_of(config: Mapping[str, Any]) -> str | None:
+    """The shift of a run on images; None of another."""
+    return None if setting(config, "domain") == "toy2d" else setting(config, "shift")
+
+
 def listing(items: Sequence[Any]) -> str:
     """Items as English text; three or more consecutive integers as a range."""
     words = [str(item) for item in items]
@@ -138,14 +162,13 @@ def opening(config: Mapping[str, Any], table: Sequence[TableRow], methods: Seque
 
 def _adaptation(config: Mapping[str, Any]) -> str:
     base, target = (
-        f"the classes {listing(classes)}" if classes else setting(config, law)
-        for classes, law in (
-            (setting(config, "base_classes"), "source"),
-            (setting(config, "target_classes"), "target"),
+        f"the classes {listing(classes)}" if classes else law
+        for classes, law in zip(
+            (setting(config, "base_classes"), setting(config, "target_classes")), laws(config), strict=True
         )
     )
     noun = setting(config, "samples_are") or "images"
-    count, shift = setting(config, "num_target"), setting(config, "shift")
+    count, shift = setting(config, "num_target"), shift_of(config)
     first = "A flow matching model"
     first += f", pretrained on {base}," if base else ""
     first += f" was adapted to {noun}" if count is None else f" was adapted to {count} {noun}"
@@ -233,6 +256,8 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     named = descriptions if is_reward else [name for name in methods if name in DESCRIPTIONS]
     known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(descriptions[name])}</dd>" for name in named)
     notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(evaluations)
+    if any(name.startswith("terminal") for name in methods):
+        notes += TERMINAL_NOTES
     if len(seeds) == 1:
         notes.append(
             "This is one seed: a calibration of the setting, not evidence for one method over another."

@@ -4,7 +4,7 @@
 ``RUN/trajectories.npz``, for the base and every method, the paths ``[num_steps + 1, num, 2]`` of the same noise.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 import gft_jax as gft
 from experiments.files import read_arrays, write_arrays
+from experiments.loop import Watch
 from gft_jax.types import Drift, Params
 
 NUM_POINTS = 500
@@ -44,14 +45,19 @@ def is_planar(event: Sequence[int]) -> bool:
     return tuple(event) == (2,)
 
 
-def snapshot_keeper(run: Path, method: str) -> Callable[[int, np.ndarray], None]:
-    """A function of step and samples that keeps the first of the samples.
+def snapshot_keeper(run: Path, method: str) -> Watch:
+    """Keeps the first of the samples of every evaluation, and adds no scores.
 
     A step that is trained again, after an interruption, writes the same file again.
     """
     folder = run / "snapshots" / method
     folder.mkdir(parents=True, exist_ok=True)
-    return lambda step, samples: write_arrays(folder / f"{step:06d}.npz", {"samples": samples[:NUM_POINTS]})
+
+    def keep(step: int, samples: np.ndarray) -> dict[str, float]:
+        write_arrays(folder / f"{step:06d}.npz", {"samples": samples[:NUM_POINTS]})
+        return {}
+
+    return keep
 
 
 def write_paths(run: Path, drift: Drift, params: Mapping[str, Params], num_steps: int) -> None:

@@ -25,7 +25,7 @@ from experiments.summary import Record, furthest, runs
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     # Three more for reward runs, which have many methods: of other lightness than their neighbours above.
-    *("#5E3C99", "#7A5230", "#4D4D4D"),
+    *("#5E3C99", "#7A5230", "#8A8B00"),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 REFERENCE = "#3c3c3c"

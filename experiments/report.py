@@ -38,6 +38,8 @@ from experiments.summary import (
     summarise,
     write_summary,
 )
+from experiments.terminal.figures import TERMINAL_COLUMNS, end_law
+from experiments.terminal.ratio import LEAST_LOG_LOSS
 
 
 def write_report(folder: str | Path) -> Path:
@@ -95,11 +97,11 @@ def _methods(config: Mapping[str, Any], rows: Sequence[Record]) -> list[str]:
 def _table(
     config: Mapping[str, Any], rows: Sequence[Record], methods: Sequence[str]
 ) -> tuple[list[TableRow], list[Column]]:
-    if not _is_reward(config):
-        return summarise(rows, methods), list(COLUMNS)
-    table = summarise(rows, methods, REWARD_COLUMNS)
+    columns = REWARD_COLUMNS if _is_reward(config) else (*COLUMNS, *TERMINAL_COLUMNS)
+    table = summarise(rows, methods, columns)
     held = set().union(*(row.cells for row in table))
-    return table, [column for column in REWARD_COLUMNS if column.key in held]
+    always = () if _is_reward(config) else COLUMNS
+    return table, [column for column in columns if column.key in held or column in always]
 
 
 _Pictures = tuple[dict[str, Figure | None], dict[str, bytes | None], list[str]]
@@ -134,6 +136,7 @@ def _adaptation_pictures(
         "path_length.png": plots.path_lengths(rows, methods),
         "path_kl.png": path_kls(rows, methods),
         "cooling.png": plots.cooling(rows, methods),
+        "end_law.png": end_law(rows, methods),
         "samples.png": plots.sample_grids(samples, methods),
     }
     animations = {"cooling.gif": cooling_animation(motion.snapshots, weights, real, methods)}
@@ -165,6 +168,13 @@ def absences(
     """What the run should hold and does not, and what did not stay finite, a sentence each."""
     absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
     absent += [f"No path KL: {row['reason']}" for row in rows if row["kind"] == "no path KL"]
+    log_loss = config.get("ratio_log_loss", math.inf)
+    if log_loss < LEAST_LOG_LOSS:
+        absent.append(
+            f"A classifier tells new data and samples of the base apart with a log loss of {log_loss:.3f} nats: the "
+            "two laws hardly overlap, and the ratio, on which the terminal methods rest, is a guess. No weights can "
+            "mend that."
+        )
     present = {row.method for row in table}
     if "base" not in present:
         absent.append("The base before fine-tuning was not evaluated.")

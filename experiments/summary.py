@@ -16,7 +16,7 @@ from gft_jax.metrics import instantaneous_variance, spearman
 Record = dict[str, Any]
 """One line of ``metrics.jsonl``."""
 
-_Number = Callable[[list[Record]], float | None]
+Number = Callable[[list[Record]], float | None]
 """Records of one seed -> a number of that seed, None where they do not hold it."""
 
 NAMES = {"base": "base (step 0)", "floor": "real data (floor)"}
@@ -48,6 +48,8 @@ class Column(NamedTuple):
     """Printed number = value times scale; files hold the value itself."""
     meaning: str
     """One or two sentences for the reader of the report."""
+    number: Number | None = None
+    """How it is read from the evaluations; None for one of `COLUMNS`, or the last evaluation's entry of its key."""
 
 
 _QUALITY, _PATHS, _KEPT = "Sample quality", "Paths", "What is kept"
@@ -177,18 +179,20 @@ def summarise(
         rows: lines of ``metrics.jsonl``.
         methods: rows of the table, in order; by default the methods that have records. A method without
             evaluations gets an empty row.
-        columns: of the table. Those that are not of `COLUMNS` are the last evaluation's entries of their keys.
+        columns: of the table.
     """
     methods = methods_of(rows) if methods is None else methods
     known = {column.key for column in COLUMNS}
-    others = tuple((column.key, _last(column.key)) for column in columns if column.key not in known)
+    others = tuple(
+        (column.key, column.number or _last(column.key)) for column in columns if column.key not in known
+    )
     table = [_table_row(rows, method, others) for method in ("base", *methods)]
     floors = {row["seed"]: [row] for row in rows if row["kind"] == "floor"}
     table.append(TableRow("floor", tuple(sorted(floors)), None, _cells(floors, _FLOOR + others)))
     return [row for row in table if row.method not in ("base", "floor") or row.cells]
 
 
-def _table_row(rows: Sequence[Record], method: str, others: tuple[tuple[str, _Number], ...]) -> TableRow:
+def _table_row(rows: Sequence[Record], method: str, others: tuple[tuple[str, Number], ...]) -> TableRow:
     by_seed = furthest(runs(rows, "evaluation", method))
     cells = _cells(by_seed, _REFERENCE + others + (() if method == "base" else _TRAINED))
     timings: dict[int, list[Record]] = {seed: [] for seed in by_seed}
@@ -200,7 +204,7 @@ def _table_row(rows: Sequence[Record], method: str, others: tuple[tuple[str, _Nu
     return TableRow(method, tuple(by_seed), last_step, cells)
 
 
-def _cells(by_seed: dict[int, list[Record]], columns: Iterable[tuple[str, _Number]]) -> dict[str, Statistic]:
+def _cells(by_seed: dict[int, list[Record]], columns: Iterable[tuple[str, Number]]) -> dict[str, Statistic]:
     cells = {}
     for key, number in columns:
         values = [value for value in map(number, by_seed.values()) if value is not None]
@@ -217,11 +221,11 @@ def measures(evaluations: list[Record], timings: list[Record]) -> dict[str, floa
     return {key: number for key, number in numbers.items() if number is not None}
 
 
-def _last(key: str) -> _Number:
+def _last(key: str) -> Number:
     return lambda records: records[-1].get(key)
 
 
-def _of_curve(key: str, function: Callable[[np.ndarray, np.ndarray], Any], at_least: int) -> _Number:
+def _of_curve(key: str, function: Callable[[np.ndarray, np.ndarray], Any], at_least: int) -> Number:
     def number(records: list[Record]) -> float | None:
         points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
         if len(points) < at_least:

@@ -12,20 +12,25 @@ from typing import Annotated
 import jax
 import tyro
 
+from experiments.configs import reward, terminal
 from experiments.configs.digits import Digits
-from experiments.configs.reward import Reward, defaults_for
+from experiments.configs.domains import defaults_for
+from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
+from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
 from experiments.files import write_arrays
 from experiments.loop import Stopped
-from experiments.planar import NUM_POINTS, is_planar, snapshot_keeper, write_paths
+from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.report import table_of, write_report
 from experiments.reward.program import raise_reward
 from experiments.run_folder import RunFolder, open_run
 from experiments.summary import render_text
+from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 
-EXPERIMENTS = {"digits": Digits, "toy2d": Toy2d}
+EXPERIMENTS: dict[str, type[Settings]] = {"digits": Digits, "toy2d": Toy2d, "terminal": Terminal}
+"""Those that adapt a flow to new data."""
 ROOT = Path("runs")
 NUM_IMAGES = 64
 
@@ -60,13 +65,17 @@ def main() -> int:
 
 def parse(arguments: list[str]) -> Settings | Reward:
     """Settings from the command line, without the name of the program."""
-    reward = defaults_for(arguments)  # some depend on a flag
+    # Defaults of these depend on a flag.
+    raising, tempering = (defaults_for(each.DEFAULTS, arguments) for each in (reward, terminal))
 
-    def with_defaults(config: Annotated[Reward, tyro.conf.arg(name="")] = reward) -> Reward:
+    def with_reward(config: Annotated[Reward, tyro.conf.arg(name="")] = raising) -> Reward:
+        return config
+
+    def with_terminal(config: Annotated[Terminal, tyro.conf.arg(name="")] = tempering) -> Terminal:
         return config
 
     return tyro.extras.subcommand_cli_from_dict(
-        EXPERIMENTS | {Reward.experiment: with_defaults},
+        EXPERIMENTS | {Terminal.experiment: with_terminal, Reward.experiment: with_reward},
         prog="python -m experiments.train",
         description=__doc__,
         args=arguments,
@@ -88,7 +97,7 @@ def adapt(config: Settings) -> RunFolder:
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
     folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
     print(f"run folder: {folder.path}")
-    bench = Workbench(config, data)
+    bench = TerminalBench(config, data) if isinstance(config, Terminal) else Workbench(config, data)
     base_params, evaluate, base_samples = bench.prepare(folder, root / "base")
     samples, final = {"real": data.held_out, "base": base_samples}, {"base": base_params}
     planar = is_planar(bench.event_shape)
@@ -96,8 +105,8 @@ def adapt(config: Settings) -> RunFolder:
     for seed in config.seeds:
         for name in config.methods:
             start = None if bench.method(name).from_base else bench.fresh_params(seed)
-            watch = snapshot_keeper(folder.path, name) if planar and seed == first else None
-            params = bench.loop(folder, name, seed, base_params).train(base_params, start, evaluate, watch)
+            loop, watch = bench.loop(folder, name, seed, base_params), bench.watch(folder, name, seed)
+            params = loop.train(base_params, start, evaluate, watch)
             if seed == first:
                 samples[name] = evaluate(params)[1]
                 final[name] = params

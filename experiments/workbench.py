@@ -7,11 +7,12 @@ import numpy as np
 
 import gft_jax as gft
 from experiments.base_flow import base_of_run
-from experiments.configs.settings import MethodName, Settings
+from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
-from experiments.loop import Loop, Stopped
+from experiments.loop import Loop, Stopped, Watch
 from experiments.methods import COUPLINGS, METHODS, PATHS, Method
+from experiments.planar import is_planar, snapshot_keeper
 from experiments.run_folder import RunFolder
 from gft_jax.loading import init_params
 from gft_jax.pairing import Batches
@@ -32,18 +33,18 @@ class Workbench:
         self.module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
         self.drift = gft.drifts.from_linen(self.module)
         self._coupling = COUPLINGS[config.coupling]()
-        self._runners: dict[MethodName, Runner] = {}
+        self._runners: dict[str, Runner] = {}
         self._replayed: tuple[Params, np.ndarray] | None = None
 
     def fresh_params(self, seed: int) -> Params:
         """Random parameters of the network."""
         return init_params(self.module, jax.random.key(seed), self.event_shape)
 
-    def method(self, name: MethodName) -> Method:
+    def method(self, name: str) -> Method:
         """Objective, cooling and optimiser of a method."""
         return METHODS[name](self.config, self.drift, self.path)
 
-    def runner(self, name: MethodName) -> Runner:
+    def runner(self, name: str) -> Runner:
         """The step of a method, compiled once for all seeds."""
         if name not in self._runners:
             method = self.method(name)
@@ -84,7 +85,7 @@ class Workbench:
         folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})
         return base_params, evaluate, samples
 
-    def stream(self, name: MethodName, seed: int, base_params: Params) -> Batches:
+    def stream(self, name: str, seed: int, base_params: Params) -> Batches:
         """Training batches of a method.
 
         Raises:
@@ -122,7 +123,12 @@ class Workbench:
             self._replayed = base_params, np.asarray(sample(base_params, noise))
         return self._replayed[1]
 
-    def loop(self, folder: RunFolder, name: MethodName, seed: int, base_params: Params) -> Loop:
+    def watch(self, folder: RunFolder, name: str, seed: int) -> Watch | None:
+        """What sees the evaluations of a method and seed: the keeper of moving points, of the first seed."""
+        planar = is_planar(self.event_shape) and seed == self.config.seeds[0]
+        return snapshot_keeper(folder.path, name) if planar else None
+
+    def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
         """The training loop of a method and seed."""
         config, method = self.config, self.method(name)
         return Loop(

@@ -2,6 +2,7 @@
 
 import logging
 import types
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,11 @@ import gft_jax as gft
 from experiments import evaluator, train, workbench
 from experiments.configs.digits import Digits
 from experiments.configs.settings import REPLAYING, Controls
+from experiments.configs.terminal import TerminalName
 from experiments.data.shifted import ShiftedData
 from experiments.methods import METHODS, PATHS
 from experiments.page import DESCRIPTIONS
+from experiments.terminal.methods import TERMINAL_METHODS
 from gft_jax.objectives.path_rows import path_rows
 
 CONTROLS = Controls(
@@ -73,7 +76,8 @@ def schedules(name, keeps_up):
 
 
 def test_every_method_is_in_the_tables():
-    assert list(METHODS) == list(DESCRIPTIONS)
+    assert [*METHODS, *TERMINAL_METHODS] == list(DESCRIPTIONS)
+    assert tuple(TERMINAL_METHODS) == get_args(TerminalName)
     assert set(METHODS) == set(TABLE)
     assert {name for name in METHODS if method_of(name).replays} == REPLAYING
     assert [name for name in METHODS if not method_of(name).from_base] == ["from-scratch"]

@@ -3,6 +3,7 @@
 import functools
 import json
 import shlex
+import types
 
 import jax
 import numpy as np
@@ -12,13 +13,16 @@ from samples import z_score
 
 import gft_jax as gft
 from experiments import loop, train
-from experiments.configs.reward import DEFAULTS, STRENGTHS, Reward, defaults_for
+from experiments.configs.domains import defaults_for
+from experiments.configs.reward import DEFAULTS, STRENGTHS, Reward
 from experiments.methods import PATHS
-from experiments.reward import figures
-from experiments.reward.methods import at_strength, objective_of
+from experiments.reward import figures, problem
+from experiments.reward.evaluation import Scorer
+from experiments.reward.methods import at_strength, factor_of, objective_of
 from experiments.reward.names import parse_method
 from experiments.reward.program import Bench
 from experiments.reward.tilting import TiltedLaws
+from gft_jax.finetuning import StepInfo
 
 TINY = shlex.split(
     "--steps 4 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --sampling-steps 4 "
@@ -38,6 +42,14 @@ def test_names_say_method_truncation_power_and_strength():
     assert (am.family, am.truncation, am.power) == ("am", 3, 2.0)
     assert parse_method("am-full-p1.5")[1:] == ("am", None, 1.5)
     assert parse_method("draft-5")[1:3] == ("draft", 5)
+    for long, short in (
+        ("am-02", "am-2"),
+        ("am-2-p2.0", "am-2"),
+        ("am-full-p03", "am-full-p3"),
+        ("draft-03", "draft-3"),
+    ):
+        assert parse_method(long) == parse_method(short)
+        assert parse_method(long).name == short
     runs = Reward(methods=("am-3@0.25", "orw")).runs()
     assert runs == ("am-3@0.25", "orw@0.3", "orw@1", "orw@3")
     for domain, config in DEFAULTS.items():
@@ -46,9 +58,10 @@ def test_names_say_method_truncation_power_and_strength():
 
 
 def test_defaults_are_those_of_the_domain_that_is_named():
-    assert defaults_for(["reward"]) == defaults_for(["reward", "--domain", "toy2d"]) == Reward()
+    assert defaults_for(DEFAULTS, ["reward"]) == Reward()
+    assert defaults_for(DEFAULTS, ["reward", "--domain", "toy2d"]) == Reward()
     for given in (["--domain", "digits"], ["--domain=digits"], ["--domain", "toy2d", "--domain", "digits"]):
-        assert defaults_for(["reward", *given]) == DEFAULTS["digits"]
+        assert defaults_for(DEFAULTS, ["reward", *given]) == DEFAULTS["digits"]
     assert DEFAULTS["digits"].hidden != DEFAULTS["toy2d"].hidden
 
 
@@ -64,6 +77,8 @@ def test_defaults_are_those_of_the_domain_that_is_named():
         (["--methods", "memorless"], "Did you mean 'memoryless'?"),
         (["--methods", "am-7"], "needs a strength: am-7@0.5"),
         (["--methods", "am-3", "am-3@0.3"], "allowed is each run once"),
+        (["--methods", "am-3-p2", "am-03"], "allowed is each run once"),
+        (["--methods", "am-3@1_0"], "whose strength is 1_0"),
         (["--domain", "digits", "--target-class", "10"], "--target-class is 10; allowed is a class, 0 to 9"),
         (["--domain", "digit"], "digits"),
         (["--target-class", "5"], "--target-class is 5; allowed is only with --domain digits"),
@@ -86,25 +101,31 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, monkeypatch, capsys,
 # Parts
 
 
-def test_a_strength_in_the_rows_is_the_strength_of_the_method():
-    """The objective at lam = 1 with reward r / lam has the prepared rows of the library's at lam."""
-    config = Reward(sampling_steps=4, hidden=4, depth=1)
+@pytest.mark.parametrize("name", ["am-3-p3", "memoryless"])
+def test_a_strength_in_the_rows_is_the_strength_of_the_method(name):
+    """The objective at lam = 1 with reward r / lam has the prepared rows of the library's at lam, on the run's path."""
+    config = Reward(sampling_steps=4, hidden=4, depth=1, path="trigonometric")
     reward = gft.rewards.quadratic(np.array([1.0, 0.0], np.float32))
     module = gft.networks.ResidualMLP(hidden=4, depth=1)
-    drift, path = gft.drifts.from_linen(module), PATHS["linear"]()
+    drift, path = gft.drifts.from_linen(module), PATHS[config.path]()
     params = gft.loading.init_params(module, jax.random.key(0), (2,))
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     stream = gft.pairing.source_batches(gft.pairing.standard_normal((2,)), batch_size=6, seed=0)
-    method, strength = parse_method("am-3-p3"), 0.2
+    method, strength = parse_method(name), 0.2
     ours = objective_of(method, config, drift, path, reward)
-    theirs = gft.objectives.adjoint_matching(
-        drift,
-        reward,
-        cost_weight=strength,
-        cost=gft.control_costs.norm_power(3),
-        num_steps=4,
-        truncation=3,
-    )
+    theirs = {
+        "am-3-p3": lambda: gft.objectives.adjoint_matching(
+            drift,
+            reward,
+            cost_weight=strength,
+            cost=gft.control_costs.norm_power(3),
+            num_steps=4,
+            truncation=3,
+        ),
+        "memoryless": lambda: gft.objectives.memoryless_adjoint_matching(
+            drift, reward, cost_weight=strength, path=gft.paths.trigonometric(), num_steps=4
+        ),
+    }[name]()
     batch = at_strength(stream, method, strength).many(0, 1)
     batch = jax.tree.map(lambda leaf: leaf[0], batch)
     rows = [
@@ -113,6 +134,69 @@ def test_a_strength_in_the_rows_is_the_strength_of_the_method():
     ]
     np.testing.assert_allclose(rows[0].control, rows[1].control, rtol=1e-5)
     assert np.abs(rows[1].control).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("norms", "gradients", "finite", "message"),
+    [
+        ([1, 9, 9], [1, 1, 1], [True, True, True], None),
+        ([1, 11, 9], [1, 1, 1], [True, True, True], "explodes at step 42: its mean norm is 11, more than"),
+        ([1, 11, np.nan], [1, 1, np.nan], [True, True, False], "explodes at step 42: its mean norm is 11"),
+        ([1, np.nan, 1], [1, 1, 1], [True, True, True], "explodes at step 42: its mean norm is nan"),
+        (
+            [1, np.nan, 1],
+            [1, np.inf, 1],
+            [True, False, False],
+            "the reward's gradient is not finite at step 42",
+        ),
+        ([1, 1, 99], [1, 1, 1], [False, True, True], "loss or gradient is not finite at step 41"),
+    ],
+)
+def test_what_stops_a_run_is_told_at_its_first_step(norms, gradients, finite, message):
+    stats = {"adjoint_norm": np.array(norms, float), "reward_gradient_norm": np.array(gradients, float)}
+    infos = StepInfo(np.ones(3), np.ones(3), np.zeros(3), np.array(finite), stats)
+    check = functools.partial(
+        Bench.check, types.SimpleNamespace(config=Reward(adjoint_limit=10.0)), infos, 40
+    )
+    if message is None:
+        check("am-3@1", "advice")
+        return
+    with pytest.raises(loop.Stopped, match=message):
+        check("am-3@1", "advice")
+
+
+def test_the_judge_has_seen_none_of_the_images_of_the_reward(monkeypatch):
+    seen = []
+
+    def noted(images, labels, num_steps, seed):
+        seen.append({image.tobytes() for image in images})
+        return lambda x: np.zeros((len(x), 10), np.float32)
+
+    monkeypatch.setattr(problem, "train_classifier", noted)
+    made = problem.problem_of(DEFAULTS["digits"])
+    trainer, judge = seen
+    held_out = {image.tobytes() for image in made.real}
+    assert min(map(len, (trainer, judge, held_out))) > 50
+    assert not trainer & judge
+    assert not held_out & (trainer | judge)
+
+
+def test_the_factor_of_a_strength():
+    assert factor_of(parse_method("am-3"), 0.2) == factor_of(parse_method("memoryless"), 0.2) == 5.0
+    assert factor_of(parse_method("orw"), 0.2) == 0.2
+
+
+def test_the_distance_between_laws_is_from_other_noise():
+    """From the same noise the base would be at no distance from itself; an unbiased estimate is about zero."""
+    config = Reward(sampling_steps=4, hidden=4, depth=1)
+    plane = problem.problem_of(config)
+    module = gft.networks.ResidualMLP(hidden=4, depth=1)
+    params = gft.loading.init_params(module, jax.random.key(0), (2,))
+    scorer = Scorer(gft.drifts.from_linen(module), params, plane, 4)
+    found = scorer.evaluate_at(None)(params)[0]["base_energy_distance"]
+    same = gft.metrics.energy_distance(scorer.base_samples, scorer.base_samples)
+    assert found != pytest.approx(same, abs=1e-6)
+    assert abs(found) < 0.03
 
 
 def test_tilted_laws_of_a_normal_law_are_normal():

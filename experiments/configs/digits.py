@@ -13,8 +13,8 @@ have a seventeenth of the variance of plain fine-tuning's. From scratch, at ten 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from experiments.configs.settings import Settings, require
-from experiments.data.digits import CLASSES, Shift, shifted_digits
+from experiments.configs.settings import MethodName, Settings, require
+from experiments.data.digits import CLASSES, NUM_TARGET, Shift, shifted_digits
 from experiments.data.shifted import ShiftedData
 
 
@@ -28,17 +28,22 @@ class Digits(Settings):
 
     shift: Shift = "unseen-classes"
     """What changes between pretraining and fine-tuning. unseen-classes: digits 0-4 to 5-9; rotation, inversion:
-    one half of all digits to the other half, turned by 90 degrees or with black and white exchanged."""
+    one half of all digits to the other half, turned by 90 degrees or with black and white exchanged. rare-classes:
+    all of the digits 0-4 and a tenth of the digits 5-9 to the other digits 5-9."""
     num_target: int = 512
-    """Number of images to fine-tune on, 1 to 512; 384 others are held out for evaluation.
+    """Number of images to fine-tune on, 1 to 512 (400 of rare-classes); 384 others are held out for evaluation.
     With a single one there is no early-stopped score, which takes the distance to the law of these images."""
+
+    methods: tuple[MethodName, ...] = ("gradual-linear", "gradual-self-paced", "plain", "from-scratch")
+    """Methods to compare, in the order of the report."""
 
     experiment: ClassVar[str] = "digits"
 
     def check(self) -> None:
         """Refuses settings that cannot work."""
         super().check()
-        require(1 <= self.num_target <= 512, "num_target", self.num_target, "1 to 512")
+        most = NUM_TARGET[self.shift]
+        require(1 <= self.num_target <= most, "num_target", self.num_target, f"1 to {most}")
 
     def data(self) -> ShiftedData:
         """Images of the shift, ``[num, 8, 8]`` in [-1, 1]."""

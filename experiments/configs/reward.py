@@ -13,13 +13,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+from experiments.configs.domains import Domain
 from experiments.configs.settings import RunSettings, require
 from experiments.data.toy2d import Law
 from experiments.reward.names import check_truncation, parse_method, run_name, split_run
-
-Domain = Literal["toy2d", "digits"]
 
 STRENGTHS: Mapping[Domain, Mapping[str, tuple[float, ...]]] = MappingProxyType(
     {
@@ -113,8 +112,8 @@ class Reward(RunSettings):
         """
         names = []
         for given in self.methods:
-            method, strength = split_run(given)
-            parse_method(method)
+            named, strength = split_run(given)
+            method = parse_method(named).name
             strengths = STRENGTHS[self.domain].get(method) if strength is None else (strength,)
             if strengths is None:
                 raise ValueError(f"--methods names {method}, which needs a strength: {method}@0.5 or another")
@@ -173,13 +172,3 @@ DEFAULTS: Mapping[Domain, Reward] = MappingProxyType(
         ),
     }
 )
-
-
-def defaults_for(arguments: list[str]) -> Reward:
-    """Default settings of the domain that is named on the command line; a name that is none is left to the parser."""
-    given = [
-        after if word == "--domain" else word.removeprefix("--domain=")
-        for word, after in zip(arguments, [*arguments[1:], ""], strict=True)
-        if word == "--domain" or word.startswith("--domain=")
-    ]
-    return next((DEFAULTS[domain] for domain in DEFAULTS if given and domain == given[-1]), DEFAULTS["toy2d"])

@@ -118,7 +118,7 @@ class RunSettings(ABC):
 class Settings(RunSettings):
     """Settings shared by the experiments that adapt a flow to new data."""
 
-    methods: tuple[MethodName, ...] = ("gradual-linear", "gradual-self-paced", "plain", "from-scratch")
+    methods: tuple[str, ...] = ()
     """Methods to compare, in the order of the report."""
     coupling: CouplingName = "independent"
     """How noise and data of a batch are paired in fine-tuning."""

@@ -20,6 +20,9 @@ _NUM_PANELS = 6
 """Panels side by side, where a method has no more strengths."""
 
 
+_STYLE: dict[Any, Any] = STYLE | {"figure.constrained_layout.hspace": 0.06}
+
+
 class _Panel(NamedTuple):
     x: str
     y: str
@@ -35,7 +38,7 @@ _PANELS = (
         "reward",
         "Reward against displacement",
         "up and left is better",
-        "mean squared distance to the base's samples of the same noise",
+        "mean squared distance, same noise",
         "mean reward",
     ),
     _Panel(
@@ -100,7 +103,7 @@ def pareto(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
     panels = [panel for panel in _PANELS if {panel.x, panel.y} <= held]
     if not panels:
         return None
-    with rc_context(STYLE):
+    with rc_context(_STYLE):
         num_rows = -(-len(panels) // 2)
         has_cell = len(panels) % 2 == 1  # for the legend
         figure = Figure(figsize=(10.5, 4.3 * num_rows + (0 if has_cell else 1.2)))

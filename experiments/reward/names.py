@@ -34,7 +34,7 @@ class Method(NamedTuple):
 
 
 def parse_method(name: str) -> Method:
-    """What the name of a method says.
+    """What the name of a method says; its own name is the shortest that says the same.
 
     Raises:
         ValueError: for a name that is none, or a power that is not above 1.
@@ -50,14 +50,16 @@ def parse_method(name: str) -> Method:
     if match["family"]:
         return Method(name, match["family"])
     if match["draft"]:
-        return Method(name, "draft", int(match["draft"]))
+        truncation = int(match["draft"])
+        return Method(f"draft-{truncation}", "draft", truncation)
     truncation = None if match["steps"] == "full" else int(match["steps"])
     power = 2.0 if match["power"] is None else _number(match["power"])
     if not 1 < power < math.inf:
         raise ValueError(
             f"--methods names {name}, whose power is {match['power']}; allowed is a finite number above 1"
         )
-    return Method(name, "am", truncation, power)
+    steps, cost = "full" if truncation is None else truncation, "" if power == 2 else f"-p{power:g}"
+    return Method(f"am-{steps}{cost}", "am", truncation, power)
 
 
 def check_truncation(method: Method, num_steps: int) -> None:
@@ -97,6 +99,6 @@ def run_name(method: str, strength: float) -> str:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return math.nan if "_" in text else float(text)  # Python reads 1_5 as 15
     except ValueError:
         return math.nan

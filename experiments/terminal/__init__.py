@@ -1,0 +1,1 @@
+"""The terminal objective of gradual fine-tuning beside the drift-space one."""
