@@ -76,7 +76,7 @@ class Terminal(Settings):
     """toy2d: law to fine-tune on, another than the source."""
     shift: Shift = "rare-classes"
     """digits: what changes between pretraining and fine-tuning. rare-classes: all of the digits 0-4 and a tenth of
-    the digits 5-9 to the other digits 5-9, a law that the base covers; the others, of `train digits`, hardly overlap."""
+    the digits 5-9 to the other digits 5-9, a law that the base covers; those of `train digits` hardly overlap."""
 
     experiment: ClassVar[str] = "terminal"
 

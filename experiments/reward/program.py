@@ -165,8 +165,8 @@ class Bench:
             bad = np.flatnonzero(~(adjoint <= limit * gradient))
             if len(bad) and np.all(np.asarray(infos.is_finite)[: bad[0]]):
                 first = int(bad[0])
-                reason = f"the adjoint explodes at step {step + first + 1}: its mean norm is {adjoint[first]:.3g}, more "
-                reason += (
+                reason = (
+                    f"the adjoint explodes at step {step + first + 1}: its mean norm is {adjoint[first]:.3g}, more "
                     f"than --adjoint-limit {limit:g} times the {gradient[first]:.3g} of the reward's gradient"
                 )
                 if not np.isfinite(gradient[first]):
