@@ -4,7 +4,7 @@
 
 reads ``config.json``, ``metrics.jsonl``, ``samples.npz``, the report cards in ``cards/`` if there are any and, of a run
 in the plane, ``snapshots/`` and ``trajectories.npz``; writes ``report.html``, the figures as PNG or GIF,
-``summary.json`` and ``summary.csv`` next to them. What an interrupted run lacks, the report names.
+``summary.json``, ``summary.csv`` and ``summary.md`` next to them. What an interrupted run lacks, the report names.
 """
 
 import argparse

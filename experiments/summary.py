@@ -323,8 +323,18 @@ def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def render_markdown(table: Sequence[TableRow], columns: Sequence[Column] = COLUMNS) -> str:
+    """The table in Markdown, for documents; columns of which no row has a number are left out."""
+    held = [column for column in columns if any(column.key in row.cells for row in table)]
+    lines = [["method", *(column.title for column in held)], ["---"] * (1 + len(held))]
+    for row in table:
+        cells = (" ".join(format_cell(row.cells.get(column.key), column)).strip() for column in held)
+        lines.append([NAMES.get(row.method, row.method), *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def write_summary(folder: str | Path, table: Sequence[TableRow], columns: Sequence[Column] = COLUMNS) -> None:
-    """Write the table to ``summary.json`` and ``summary.csv`` in a run folder.
+    """Write the table to ``summary.json``, ``summary.csv`` and ``summary.md`` in a run folder.
 
     JSON has no number for NaN or infinity: a diverged run has the strings ``"nan"`` and ``"inf"`` there.
     """
@@ -347,6 +357,7 @@ def write_summary(folder: str | Path, table: Sequence[TableRow], columns: Sequen
         cells = [row.cells.get(column.key, (None, None, 0)) for column in columns]
         writer.writerow([row.method, row.last_step, *(number for cell in cells for number in cell)])
     write_atomically(folder / "summary.csv", file.getvalue())
+    write_atomically(folder / "summary.md", render_markdown(table, columns))
 
 
 def _jsonable(number: float | None) -> float | str | None:

@@ -209,6 +209,10 @@ def test_summary_files_hold_the_table(complete_page):
             assert Statistic(**saved[method][key]) == cell
             assert float(lines[method][f"{key}_spread"]) == cell.spread
     assert lines["floor"]["path_length_mean"] == ""
+    head, _, base, *rest = (complete_page.parent / "summary.md").read_text().splitlines()
+    assert head.startswith("| method | W₂ | best W₂ |")
+    assert base.startswith("| base (step 0) | 4.")
+    assert {line.count("|") for line in rest} == {head.count("|")}
 
 
 # The files

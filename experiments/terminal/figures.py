@@ -52,7 +52,7 @@ def end_law(rows: Sequence[Record], methods: Sequence[str]) -> Figure | None:
         return None
     found = plots.curves_by_method(rows, "evaluation", methods, _KEY)
     with rc_context(plots.STYLE):
-        figure = Figure(figsize=(10.5 if found else 6.5, 4.9))
+        figure = Figure(figsize=(10.5, 4.9))
         *left, right = figure.subplots(1, 2 if found else 1, squeeze=False).ravel()
         for ax in left:
             for method, curve in found.items():
