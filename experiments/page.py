@@ -13,7 +13,8 @@ import numpy as np
 from experiments.captions import CAPTIONS
 from experiments.plots import colour, family
 from experiments.reward import words as reward_words
-from experiments.summary import COLUMNS, NAMES, Column, TableRow, format_cell
+from experiments.summary import COLUMNS, NAMES, Column, TableRow
+from experiments.summary_text import format_cell
 
 _STYLE = Path(__file__).with_name("page.css")
 

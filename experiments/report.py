@@ -36,8 +36,8 @@ from experiments.summary import (
     read_metrics,
     runs,
     summarise,
-    write_summary,
 )
+from experiments.summary_text import write_summary
 from experiments.terminal.figures import TERMINAL_COLUMNS, end_law
 from experiments.terminal.ratio import LEAST_LOG_LOSS
 

@@ -25,7 +25,7 @@ from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.report import table_of, write_report
 from experiments.reward.program import raise_reward
 from experiments.run_folder import RunFolder, open_run
-from experiments.summary import render_text
+from experiments.summary_text import render_text
 from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 

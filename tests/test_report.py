@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from experiments import plots, report
 from experiments.page import listing, render
 from experiments.path_kl_figure import path_kls
-from experiments.summary import COLUMNS, Statistic, read_metrics, render_text, summarise, write_summary
+from experiments.summary import COLUMNS, Statistic, read_metrics, summarise
+from experiments.summary_text import render_text, write_summary
 
 METHODS = ["gradual-linear", "gradual-self-paced", "plain", "from-scratch"]
 
