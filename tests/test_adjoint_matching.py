@@ -282,9 +282,7 @@ def test_path_and_adjoint_are_float32_under_a_network_and_noise_in_half_precisio
     """What is expected is from the same noise in float32."""
 
     def half(params, t, x, cond=None):
-        return network(
-            jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), t, x.astype(jnp.bfloat16)
-        )
+        return network(*jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, t, x)))
 
     params = jax.tree.map(jnp.float32, BASE)
     rounded = noise(16).x0.astype(jnp.bfloat16)
