@@ -4,6 +4,8 @@ python -m experiments.benchmarks steps      the library beside hand-written JAX,
 python -m experiments.benchmarks torchcfm   training beside torchcfm, on one core; needs the extra "bench"
 python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torchdyn; needs the extra "bench"
 python -m experiments.benchmarks adjoint    updates of truncated adjoint matching beside the full adjoint
+python -m experiments.benchmarks cheaper    reward and distance bought with cheaper updates, at equal number and time
+python -m experiments.benchmarks convolutions  the adjoint of a convolutional network beside the same by hand
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -19,6 +21,9 @@ import tyro
 _PACKAGES = ("gft_jax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy")
 _TORCHCFM = {"torch": "torch", "torchcfm": "torchcfm", "ot": "POT"}
 _SOLVERS = {"torchdiffeq": "torchdiffeq", "torchdyn": "torchdyn"}
+
+
+Which = Literal["steps", "torchcfm", "sampling", "adjoint", "cheaper", "convolutions", "distances"]
 
 
 class _Race(NamedTuple):
@@ -38,12 +43,13 @@ _RACES = {
     "steps": _Race("library", 20, (64, 128, 256, 512), {}),
     "torchcfm": _Race("against_torchcfm", 20, (64, 128, 256, 512), _TORCHCFM),
     "adjoint": _Race("adjoint", 10, (64, 256), {}),
+    "convolutions": _Race("convolutions", 3, (16, 32), {}),
     "sampling": _Race("against_torch_solvers", 5, (64, 256), _TORCHCFM | _SOLVERS),
 }
 
 
 def benchmark(
-    which: tyro.conf.Positional[Literal["steps", "torchcfm", "sampling", "adjoint", "distances"]],
+    which: tyro.conf.Positional[Which],
     rounds: int | None = None,
     widths: tuple[int, ...] | None = None,
     points: int | None = None,
@@ -51,13 +57,14 @@ def benchmark(
     one_core: bool = False,
     quick: bool = False,
 ) -> None:
-    """Measures, prints one table, and writes it as WHICH.md and WHICH.json.
+    """Measures, prints what was found, and writes it as WHICH.md and WHICH.json (cheaper: also WHICH.png).
 
     Args:
         which: what is measured.
-        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint: 10); at
-            width 64 it is four times as often.
-        widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256).
+        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
+            10, convolutions: 3); at width 64 it is four times as often.
+        widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
+            one; convolutions, numbers of channels: 16 32).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
@@ -70,7 +77,8 @@ def benchmark(
     else:
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
-        text = _ratios(which, rounds, widths, out, one_core, quick)
+        run = _cheaper if which == "cheaper" else _ratios
+        text = run(which, rounds, widths, out, one_core, quick)
     print(text)
     print(f"written to {out / which}.md and .json")
 
@@ -101,6 +109,31 @@ def _ratios(
     outcomes = program.measure(widths, rounds)
     facts["load_at_end"] = table.machine(()).get("load")
     return table.write(out, which, program.TITLE, facts, outcomes)
+
+
+def _cheaper(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    rounds, widths = 10 if rounds is None else rounds, (128,) if widths is None else widths
+    if rounds < 1 or len(widths) != 1 or widths[0] < 1:
+        raise ValueError(f"cheaper takes --rounds >= 1 and one positive width, got {rounds} and {widths}")
+    if one_core:
+        _pin_to_one_core()
+    from experiments.benchmarks import cheaper, cheaper_page, table
+
+    plan = cheaper.plan_of(widths[0], 1 if quick else rounds, quick)
+    facts = table.machine(_PACKAGES)
+    outcome = cheaper.measure(plan, out / "base")
+    facts["load_at_end"] = table.machine(()).get("load")
+    flags = {"--one-core": one_core, "--quick": quick}
+    command = f"python -m experiments.benchmarks cheaper --widths {widths[0]} --rounds {rounds}"
+    command += "".join(f" {flag}" for flag, given in flags.items() if given)
+    return cheaper_page.write(out, which, plan, outcome, command, facts)
 
 
 def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:

@@ -21,26 +21,21 @@ from experiments.benchmarks.interleaved import (
     rounds_at,
     seconds_per_step,
 )
+from experiments.benchmarks.variants import FULL, NUM_STEPS, VARIANTS, Variant, objective_of
 from gft_jax.loading import init_params
+from gft_jax.types import Drift
 
 BATCH_SIZE = 128
-NUM_STEPS = 50
-TRUNCATION = 3
 TITLE = f"Adjoint matching: residual MLP on digits of 64 pixels, {NUM_STEPS} Euler steps, batch {BATCH_SIZE}"
-ASKED = 4.3
-"""How many times as fast as the full adjoint the truncated one is to be."""
+ASKED = {"truncated": 4.3}
+"""How many times as fast as the full adjoint each is to be, where something is asked."""
 _EVENT = (8, 8)
-_COARSE = np.append(
-    np.linspace(0.0, 1 - TRUNCATION / NUM_STEPS, 11)[:-1], 1 - np.arange(TRUNCATION, -1, -1) / NUM_STEPS
-)
-"""Ten steps up to where the last three of fifty begin."""
-_UPDATES = 4
 
 
-def entrant(drift: Any, params: Any, batch: gft.Batch, num_updates: int, **options: Any) -> Entrant:
-    """One step of training on a batch, which is as many updates."""
-    method = gft.objectives.adjoint_matching(drift, gft.rewards.brightness, cost_weight=0.1, **options)
-    tuner = gft.finetuner(method, optax.adam(1e-5), averaging=None, num_updates=num_updates)
+def entrant(variant: Variant, drift: Drift, params: Any, batch: gft.Batch) -> Entrant:
+    """One step of training on a batch, which is as many updates as the variant takes on a path."""
+    objective = objective_of(variant, drift, gft.rewards.brightness, 0.1)
+    tuner = gft.finetuner(objective, optax.adam(1e-5), averaging=None, num_updates=variant.num_updates)
     runner = gft.parallel.single_device(tuner)
     state = runner.init(jax.random.key(0), params)
 
@@ -49,11 +44,16 @@ def entrant(drift: Any, params: Any, batch: gft.Batch, num_updates: int, **optio
         state, _ = runner.step(state, params, batch)
         jax.block_until_ready(state)
 
-    return Entrant(run, num_updates)
+    return Entrant(run, variant.num_updates)
 
 
 def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
     """The full adjoint's time over that of cheaper ones, at each width."""
+    asked = [
+        Comparison(f"full / {variant.words}", FULL, name, at_least=ASKED.get(name))
+        for name, variant in VARIANTS.items()
+        if name != FULL
+    ]
     outcomes = []
     for width in widths:
         print(f"measuring width {width}", file=sys.stderr)
@@ -65,20 +65,7 @@ def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
             gft.pairing.standard_normal(_EVENT), batch_size=BATCH_SIZE, seed=0
         )
         batch = stream.batch(0)
-        truncated = {"truncation": TRUNCATION}
-        entrants = {
-            "full": entrant(drift, params, batch, 1, num_steps=NUM_STEPS, unroll=NUM_STEPS),
-            "truncated": entrant(drift, params, batch, 1, num_steps=NUM_STEPS, **truncated),
-            "coarse": entrant(drift, params, batch, 1, times=_COARSE, **truncated),
-            "reused": entrant(drift, params, batch, _UPDATES, num_steps=NUM_STEPS, **truncated),
-            "both": entrant(drift, params, batch, _UPDATES, times=_COARSE, **truncated),
-        }
-        asked = [
-            Comparison(f"full / last {TRUNCATION} steps", "full", "truncated", at_least=ASKED),
-            Comparison("full / the same, 10 steps before them in place of 47", "full", "coarse"),
-            Comparison(f"full / the same, {_UPDATES} updates on a path", "full", "reused"),
-            Comparison("full / both", "full", "both"),
-        ]
+        entrants = {name: entrant(variant, drift, params, batch) for name, variant in VARIANTS.items()}
         seconds = seconds_per_step(entrants, rounds_at(width, rounds))
         outcomes += [compare(f"width {width}", comparison, seconds) for comparison in asked]
     return outcomes
