@@ -11,6 +11,7 @@ import gft_jax as gft
 from experiments.benchmarks import cheaper, cheaper_page, convolutions
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.variants import COARSE, FULL, VARIANTS, Variant, objective_of
+from experiments.reward.problem import Problem
 from gft_jax.loading import init_params
 
 
@@ -26,7 +27,7 @@ def test_half_precision_is_of_the_path_alone():
     params = jax.tree.map(lambda leaf: leaf + 0.05, init_params(module, jax.random.key(0), (3,)))
     batch = gft.pairing.source_batches(gft.pairing.standard_normal((3,)), batch_size=8, seed=0).batch(0)
     exact, half = (
-        objective_of(Variant("", {"num_steps": 5, "truncation": 2}, half_precision=flag), drift, reward, 0.5)
+        objective_of(Variant("", {"num_steps": 3, "truncation": 2}, half_precision=flag), drift, reward, 0.5)
         for flag, reward in ((False, gft.rewards.brightness), (True, gft.rewards.brightness))
     )
 
@@ -51,15 +52,23 @@ def test_runs_are_scored_after_whole_steps():
     assert cheaper.whole_steps(1, 4) == 4
 
 
-def test_the_benchmark_of_cheaper_updates(monkeypatch, tmp_path, capsys):
+def test_the_benchmark_of_cheaper_updates(monkeypatch, tmp_path):
     options = {"num_steps": 4}
     variants = {
         FULL: VARIANTS[FULL]._replace(options=options),
         "reused": VARIANTS["reused"]._replace(options={**options, "truncation": 1}, num_updates=2),
     }
-    monkeypatch.setattr(cheaper, "times", lambda *_: {FULL: 0.5, "reused": 0.125})
     plan = cheaper.plan_of(8, 1, quick=True)
-    config = replace(plan.config, depth=1, base_steps=2, classifier_steps=2, batch_size=8)
+    config = replace(plan.config, depth=1, batch_size=8)
+    images = np.random.default_rng(0).standard_normal((100, 2, 2)).astype(np.float32)
+    problem = Problem(images, gft.rewards.brightness, images, lambda samples: {}, None, None, {})
+    monkeypatch.setattr(cheaper, "problem_of", lambda config: problem)
+    monkeypatch.setattr(
+        cheaper,
+        "pretrained_base",
+        lambda config, data, module, *_: init_params(module, jax.random.key(0), (2, 2)),
+    )
+    monkeypatch.setattr(cheaper, "times", lambda *_: {FULL: 0.5, "reused": 0.125})
     plan = plan._replace(config=config, variants=variants, seeds=(0, 1))
     outcome = cheaper.measure(plan, tmp_path / "base")
     assert outcome.at_time == {

@@ -96,7 +96,8 @@ class Scorer:
     def of_samples(self, samples: np.ndarray) -> dict[str, float]:
         """The scores of any samples: reward, distance to the base's, diversity, nearness to data.
 
-        ``vendi`` is left out for another number of samples than that of the others, which it would not compare with.
+        ``vendi`` is left out where the problem has no kernel, and for another number of samples than that of the
+        others, which it would not compare with.
         """
         problem, metrics = self._problem, gft.metrics
         scores = {
@@ -105,6 +106,6 @@ class Scorer:
             "diversity": metrics.mean_pairwise_distance(samples),
             "precision": metrics.prdc(samples, problem.data[:NUM_SAMPLES]).precision,
         }
-        if len(samples) == NUM_SAMPLES:
+        if problem.kernel is not None and len(samples) == NUM_SAMPLES:
             scores["vendi"] = metrics.vendi_score(samples, problem.kernel)
         return scores

@@ -33,8 +33,8 @@ class Problem(NamedTuple):
     """Samples -> scores that the domain has of its own, of a model that no method was trained against."""
     tilted: TiltedLaws | None
     """The laws p exp(r / lam) of the data, where they are known."""
-    kernel: Kernel
-    """Of the Vendi score."""
+    kernel: Kernel | None
+    """Of the Vendi score; None leaves it out."""
     facts: dict[str, float]
     """What config.json, and so the page, is to say of the problem."""
 
