@@ -32,7 +32,7 @@ from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Drift, Params
 
-STRENGTHS: Mapping[bool, tuple[float, ...]] = {True: (3.0, 1.0), False: (1.6, 0.9)}
+STRENGTHS: Mapping[bool, tuple[float, ...]] = {True: (3.0, 1.0), False: (1.6, 1.0)}
 """lam of the full adjoint (True), and of the others: a weak and a strong one."""
 LEARNING_RATE = 3e-4
 EQUAL_UPDATES = (60, 200)
