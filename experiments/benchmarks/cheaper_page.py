@@ -100,8 +100,8 @@ def curves(plan: Plan, outcome: Outcome) -> Figure:
         left.set_xscale("log")
         _describe(left, "Reward against time", "dotted: the equal time of the table", "seconds of training")
         right.plot(0, outcome.base["reward"], color=REFERENCE, marker="*", markersize=12, linestyle="none")
-        words = "mean squared distance to the base's samples of the same noise"
-        _describe(right, "Reward against displacement", "up and left is better; star: base", words)
+        words = "up and left is better; star: base"
+        _describe(right, "Reward against displacement", words, "mean squared displacement (moved^2)")
         handles = [
             Line2D([], [], label=variant.words, **look(name, names))
             for name, variant in plan.variants.items()
