@@ -199,34 +199,100 @@ def plain(params, t, x, cond=None):
     return params * jnp.ones_like(x)
 
 
-def test_weights_follow_their_samples_through_a_coupling(x64):
-    """A constant velocity: the best one is the weighted mean of x1 - x0, over the pairs."""
-    method, paired = (
+def first_coordinate(x, cond=None):
+    return x[:, 0]
+
+
+def test_with_a_coupling_samples_come_by_their_weights_and_take_their_own_along(x64):
+    alone, paired = (
         methods.reward_weighted(
-            plain,
-            lambda x, cond=None: x[:, 0],
-            sharpness=0.7,
-            base_weight=0.0,
-            num_steps=3,
-            coupling=coupling,
+            plain, first_coordinate, sharpness=0.7, base_weight=0.0, num_steps=3, coupling=coupling
         )
         for coupling in (None, gft.couplings.exact())
     )
-    batch = noise(6, dim=1)
-    for each in (method, paired):
-        state = each.init(1.0, 1.0)
-        rows = prepared(each, 1.0, 1.0, state, batch)
-        x1 = batch.x0[:, 0] + 1.0
-        np.testing.assert_allclose(rows.reward, x1, rtol=1e-9)  # the order of x1 is kept
-        np.testing.assert_allclose(rows.preference, np.ones(6))  # nothing is known of the mean yet
-        later = prepared(each, 1.0, 1.0, {"mean": jnp.asarray(0.4), "known": jnp.ones(())}, batch)
-        np.testing.assert_allclose(later.preference, np.exp(0.7 * (x1 - 0.4)), rtol=1e-6)
-        np.testing.assert_allclose(
-            later.path.x + (1 - later.path.t)[:, None] * later.path.velocity, x1[:, None]
+    own = jnp.arange(1.0, 13.0)
+    batch = noise(12, dim=1, cond=own)._replace(weight=own)
+    x1 = batch.x0[:, 0] + 1.0
+    first, state = (
+        prepared(alone, 1.0, 1.0, alone.init(1.0, 1.0), batch),
+        {"mean": 0.4 + ZERO, "known": 1 + ZERO},
+    )
+    np.testing.assert_allclose(first.preference, np.ones(12))  # nothing is known of the mean yet
+    rows, coupled = (prepared(method, 1.0, 1.0, state, batch) for method in (alone, paired))
+    preference = np.exp(0.7 * (x1 - 0.4))
+    np.testing.assert_allclose(rows.reward, x1, rtol=1e-9)
+    np.testing.assert_allclose(rows.preference, preference, rtol=1e-6)
+    for each, order in ((rows, np.arange(12)), (coupled, np.asarray(coupled.path.cond).astype(int) - 1)):
+        ends = each.path.x + (1 - each.path.t)[:, None] * each.path.velocity
+        np.testing.assert_allclose(ends[:, 0], x1[order], rtol=1e-9)
+        np.testing.assert_array_equal(each.path.weight, each.path.cond)
+    counts = np.bincount(order, minlength=12)
+    assert np.abs(counts - 12 * preference / preference.sum()).max() < 1
+    assert counts.max() > 1  # power: they differ
+    matched = (coupled.path.x - coupled.path.t[:, None] * coupled.path.velocity)[:, 0]  # x0 of each pair
+    assert np.all(np.diff(matched[np.lexsort((matched, ends[:, 0]))]) > 0)  # exact on the line is sorted
+    # What is reported, and the scale of the loss, are those of the samples as they were drawn.
+    np.testing.assert_allclose(coupled.reward, np.full(12, np.average(x1, weights=own)), rtol=1e-9)
+    expected = np.full(12, np.average(preference, weights=own))
+    np.testing.assert_allclose(coupled.preference, expected, rtol=1e-6)
+
+
+def test_resampled_samples_give_the_weighted_sum_on_average():
+    """And a pairing's weights count: over draws the mean of ``weight preference (x1 - x0)`` is known."""
+
+    def halved(key, x0, x1, cond=None, source_cond=None):
+        pairing = gft.couplings.independent()(key, x0, x1)
+        return pairing._replace(weight=jnp.full(len(x0), 0.5))
+
+    method = methods.reward_weighted(
+        plain, first_coordinate, sharpness=1.0, base_weight=0.0, num_steps=1, coupling=halved
+    )
+    x0, state = jnp.asarray(noise(8, dim=1).x0, jnp.float32), {"mean": ZERO, "known": jnp.ones(())}
+
+    @jax.jit
+    def draws(keys):
+        def mean(key):
+            rows = method.prepare(0.0, 0.0, state, gft.Batch(x0, None, jax.random.split(key, 8)), ZERO)
+            return jnp.mean(rows.path.weight * rows.preference * rows.path.velocity[:, 0])
+
+        return jax.lax.map(mean, keys, batch_size=100)
+
+    values = np.asarray(draws(jax.random.split(jax.random.key(0), 4000)))
+    expected, error = 0.5 * np.mean(np.exp(x0) * x0), values.std() / np.sqrt(len(values))
+    assert abs(values.mean() - expected) < 4 * error
+    assert 10 * error < abs(expected - 0.5 * np.mean(x0) * np.mean(np.exp(x0)))  # power: without the weights
+
+
+def test_reward_weighting_raises_a_reward_under_a_coupling_as_without():
+    """Where the condition switches the reward off, the same program raises nothing."""
+    base = {"slope": jnp.zeros(4), "offset": jnp.zeros(4)}
+
+    def train(coupling, switch):
+        method = methods.reward_weighted(
+            by_step(4),
+            lambda x, cond: cond * x[:, 0],
+            sharpness=1.0,
+            base_weight=0.1,
+            num_steps=4,
+            coupling=coupling,
         )
-    matched = (later.path.x - later.path.t[:, None] * later.path.velocity)[:, 0]  # x0 of each pair
-    assert np.all(np.argsort(matched) == np.argsort(x1))  # the exact coupling on the line is sorted
-    assert len(set(np.asarray(matched).round(9))) == 6
+        runner = gft.parallel.single_device(gft.finetuner(method, optax.adam(0.05), averaging=None))
+        batches = jax.vmap(
+            lambda step: gft.Batch(
+                jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (64, 1)),
+                None,
+                row_keys(0, step, 64),
+                jnp.full(64, switch),
+            )
+        )(jnp.arange(60))
+        state, infos = runner.step_many(runner.init(jax.random.key(0), base), base, batches)
+        return np.asarray(infos.stats["reward"]), float(jnp.mean(state.params["offset"]))
+
+    exact = gft.couplings.exact()
+    (alone, _), (coupled, shift), (_, still) = train(None, 1.0), train(exact, 1.0), train(exact, 0.0)
+    assert np.abs([alone[:3].mean(), coupled[:3].mean()]).max() < 0.3
+    assert coupled[-5:].mean() > 0.75 * alone[-5:].mean() > 2
+    assert shift > 2 > 0.5 > abs(still)  # power
 
 
 def test_reward_weighting_tilts_the_law_and_the_base_term_holds_it(x64):

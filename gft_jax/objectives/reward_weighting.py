@@ -7,11 +7,11 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from gft_jax.couplings import Coupling, apply
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.path_rows import PathRows, path_rows, squared_norm
+from gft_jax.objectives.path_rows import PathRows, path_rows, row_weights, squared_norm
 from gft_jax.objectives.rollouts import checked_grid, last_states, ode_step
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.objectives.weighting import uniform as uniform_weighting
@@ -23,9 +23,9 @@ from gft_jax.types import Batch, Drift, Objective, Reward, Terms, TimeSampler
 class _Rows(NamedTuple):
     path: PathRows
     reward: Array
-    """Reward of each row's sample ``[rows]``."""
+    """Reward of each row's sample ``[rows]``; with a coupling the mean over the samples as they were drawn."""
     preference: Array
-    """``exp(tau (r - mean r))`` ``[rows]``."""
+    """``exp(tau (r - mean r))`` ``[rows]``; with a coupling its mean, since the samples then come by their weights."""
 
 
 def reward_weighted(
@@ -43,14 +43,20 @@ def reward_weighted(
 ) -> Objective:
     """ORW-CFM-W2: ``E[exp(tau r(x1)) |v - u_t|^2] + alpha E|v - v_base|^2`` on samples x1 of the current model.
 
-    The samples are made from the batch's noise, and paired with noise that is drawn anew; their weights follow them
-    through the coupling, since a coupling keeps the order of x1. Only the reward's values are used, so it may count or
-    round. Without the second term the model collapses to the best of its samples.
+    The samples are made from the batch's noise, and paired with noise that is drawn anew. Only the reward's values are
+    used, so it may count or round. Without the second term the model collapses to the best of its samples.
+
+    With a coupling the samples are first resampled by their weights (systematic resampling, within the rows of a
+    device), with their conditions, and then coupled; each row has the mean weight. Weights after a coupling would
+    give noise the law of what it is coupled to, which is not N(0, I): where x0 and x1 are nearly the same, weights
+    would change nothing. The expectation of the weighted sum is the same; the second term is then on paths to the
+    resampled samples. A batch's own weights stay with their samples through resampling and coupling.
 
     The weights are ``exp(tau (r - r_mean))`` with a running mean of the reward (decay 0.9) in place of zero: a common
     factor, without which alpha would mean another thing for each offset of the reward.
 
-    Stats: ``reward``, ``flow_matching_loss``, ``base_distance`` (``|v - v_base|^2``), ``preference`` (mean weight).
+    Stats: ``reward`` (of the samples as they were drawn), ``flow_matching_loss``, ``base_distance``
+    (``|v - v_base|^2``), ``preference`` (mean weight).
 
     Args:
         drift: the velocity field that is trained.
@@ -96,15 +102,23 @@ def reward_weighted(
             jax.vmap(lambda key: jax.random.split(key, 3))(batch.key), 1, 0
         )
         x0 = jax.vmap(lambda key: jax.random.normal(key, x1.shape[1:], dtype))(key_noise)
-        cond, source_cond = batch.cond, None
-        if coupling is not None:
-            pairing = coupling(key_pairs[0], x0, x1, cond, None)
-            x0, x1, cond, source_cond = apply(pairing, x0, x1, cond, None)
+        cond, weight = batch.cond, row_weights(batch, dtype)
         values = values_alone(reward, x1, cond)
         known = jnp.where(state["known"] > 0, state["mean"], values)
-        exponent = jnp.minimum(sharpness * (values - known), max_exponent)
-        rows = Batch(x0, x1, key_path, cond, source_cond, batch.weight)
-        return _Rows(path_rows(path, time_sampler, uniform_weighting, rows), values, jnp.exp(exponent))
+        preference = jnp.exp(jnp.minimum(sharpness * (values - known), max_exponent))
+        if coupling is not None:
+            key_draw, key_coupling = jax.random.split(key_pairs[0])
+            drawn = _systematic(key_draw, preference)
+            x1, cond, drawn_weight = jax.tree.map(lambda leaf: leaf[drawn], (x1, cond, weight))
+            pairing = coupling(key_coupling, x0, x1, cond, None)
+            x0, x1, cond, _ = apply(pairing, x0, x1, cond, None)
+            values, preference = (
+                jnp.full_like(each, jnp.sum(weight * each) / jnp.sum(weight)) for each in (values, preference)
+            )
+            weight = drawn_weight[pairing.target_index]
+            weight = weight if pairing.weight is None else weight * pairing.weight
+        rows = Batch(x0, x1, key_path, cond, None, weight)
+        return _Rows(path_rows(path, time_sampler, uniform_weighting, rows), values, preference)
 
     def loss(params: Any, base_params: Any, rows: _Rows, temperature: Array) -> Terms:
         at = rows.path
@@ -120,3 +134,12 @@ def reward_weighted(
         return Terms(rows.preference * error + base_weight * distance, at.weight, stats)
 
     return Objective(loss=loss, prepare=prepare, init=init, update=update, needs_base=True)
+
+
+def _systematic(key: Key[Array, ""], weights: Float[Array, "rows"]) -> Int[Array, "rows"]:
+    """As many rows, drawn in proportion to their weights: row i appears ``rows w_i / sum w`` times, up to rounding."""
+    num_rows, up_to = len(weights), jnp.cumsum(weights)
+    at = (jnp.arange(num_rows) + jax.random.uniform(key, (), weights.dtype)) / num_rows
+    # Rounding may carry the last one to 1, beyond all rows.
+    below_one = jnp.minimum(at, 1 - jnp.finfo(weights.dtype).epsneg)
+    return jnp.searchsorted(up_to / up_to[-1], below_one, side="right").astype(jnp.int32)
