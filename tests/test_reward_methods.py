@@ -9,6 +9,7 @@ from gaussian_toy import flat
 from reward_toy import AWAY, BASE, CENTRE, KAPPA, LAM, by_step, network, noise, wavy
 
 import gft_jax as gft
+from gft_jax.couplings.base import permutation_pairing
 from gft_jax.pairing import row_keys
 
 methods = gft.objectives
@@ -312,6 +313,51 @@ def test_reward_weighting_tilts_the_law_and_the_base_term_holds_it(x64):
     np.testing.assert_allclose(first["mean"], 2.5)
 
 
+def test_a_reward_of_minus_infinity_forbids_a_sample(x64):
+    """It has no weight in the loss and none in the mean that the weights are relative to; other infinities stop."""
+    both = [
+        methods.reward_weighted(
+            plain,
+            lambda x, cond: x[:, 0] + cond,
+            sharpness=0.7,
+            base_weight=0.3,
+            num_steps=2,
+            coupling=coupling,
+        )
+        for coupling in (
+            None,
+            lambda key, x0, x1, *conds: permutation_pairing(x0, x1, jnp.arange(6, dtype=jnp.int32)),
+        )
+    ]
+
+    @jax.jit
+    def of_both(cond, state):
+        batch = noise(6, dim=1, cond=cond)
+        found = [each.loss(1.0, 0.5, each.prepare(1.0, 1.0, state, batch, ZERO), ZERO) for each in both]
+        return [(jnp.mean(each.loss), jax.tree.map(jnp.mean, each.stats)) for each in found]
+
+    start = jax.tree.map(jnp.float64, both[0].init(1.0, 1.0))
+    x1, some = np.asarray(noise(6, dim=1).x0)[:, 0] + 1, jnp.array([0, -np.inf, 0, 0, -np.inf, 0])
+    allowed, none = [0, 2, 3, 5], jnp.full(6, -jnp.inf)
+    later = {"mean": ZERO + 0.2, "known": ZERO + 1}
+    for state, preference in ((start, np.ones(6)), (later, np.exp(0.7 * (x1 - 0.2)))):
+        for loss, stats in of_both(some, state):
+            assert np.isfinite(loss)
+            np.testing.assert_allclose(stats["reward"], x1[allowed].mean(), rtol=1e-6)
+            np.testing.assert_allclose(stats["forbidden"], 1 / 3, rtol=1e-6)
+            np.testing.assert_allclose(stats["preference"], preference[allowed].sum() / 6, rtol=1e-6)
+    np.testing.assert_allclose(
+        both[0].update(start, of_both(some, start)[0][1], None)["mean"], x1[allowed].mean()
+    )
+    for loss, stats in of_both(none, later):
+        np.testing.assert_allclose([stats["preference"], stats["reward"], loss], [0.0, 0.2, 0.3 * 0.25])
+    assert (
+        both[0].update(start, of_both(none, start)[0][1], None) == start
+    )  # nothing is known of the mean yet
+    for wrong in (np.inf, np.nan):
+        assert all(np.isnan(loss) for loss, _ in of_both(jnp.zeros(6).at[1].set(wrong), later))
+
+
 def test_reward_weighting_raises_a_reward_without_a_gradient():
     """It counts positive coordinates, in whole numbers: a quarter above the half of noise is far beyond chance."""
     base = {"slope": jnp.zeros(8), "offset": jnp.zeros(8)}
@@ -336,7 +382,36 @@ def test_reward_weighting_raises_a_reward_without_a_gradient():
     assert float(jnp.mean(rewards[-10:])) > 0.85
 
 
-# What they refuse
+# What they report, and what they refuse
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        ("adjoint_matching", {"cost_weight": LAM, "cost": gft.control_costs.norm_power(3)}),
+        ("memoryless_adjoint_matching", {"cost_weight": LAM}),
+        ("draft", {"truncation": 1}),
+        ("refl", {"truncation": 1}),
+    ],
+)
+def test_rewards_without_a_value_or_a_slope_are_seen(make, options):
+    """A value that is not finite makes the loss so, also with a finite gradient; rows without one are counted."""
+
+    def reward(x, cond):
+        return cond * x[:, 0] + jax.lax.stop_gradient(jnp.log(1 + cond))
+
+    def drift(params, t, x, cond=None):
+        return params * jnp.ones_like(x)
+
+    method = getattr(methods, make)(drift, reward, num_steps=2, **options)
+    batch = gft.Batch(jnp.ones((2, 1)), None, row_keys(0, 0, 2))
+    params, base = jnp.float32(0.7), jnp.float32(0.5)
+    loss, stats = mean_loss(method, params, base, batch._replace(cond=jnp.array([1.0, 0.0])))
+    assert np.isfinite(loss)
+    assert stats["zero_gradient"] == 0.5 == stats["reward_gradient_norm"]
+    loss, stats = mean_loss(method, params, base, batch._replace(cond=jnp.array([1.0, -2.0])))
+    assert np.isnan(loss)
+    assert np.isnan(stats["reward"])
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def in_numpy(x, cond=None):
 
 
 def in_a_loop(x, cond=None):
-    return jax.lax.while_loop(lambda s: jnp.max(s) < 10, lambda s: 2 * s, jnp.sum(x**2, axis=1) + 1)
+    doubled = jax.vmap(lambda s: jax.lax.while_loop(lambda s: s < 10, lambda s: 2 * s, s))
+    return doubled(jnp.sum(x**2, axis=1) + 1)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,10 @@ def in_a_loop(x, cond=None):
         (lambda x, cond=None: jnp.sum(jnp.round(x), axis=1), "zero in all 6 rows: .*reward_weighted"),
         (lambda x, cond=None: jnp.argmax(x, axis=1) * 1.0, "zero in all 6 rows: .*from_host"),
         (in_numpy, r"cannot trace and differentiate it \(TracerArrayConversionError.*from_host"),
+        (
+            lambda x, cond=None: x[:, 0] if x[0, 0] > 0 else x[:, 1],
+            r"it \(TracerBoolConversionError.*from_host",
+        ),
         (in_a_loop, r"cannot trace and differentiate it \(ValueError.*from_host"),
         (lambda x, cond=None: x[:, 0] - jnp.mean(x[:, 0]), "depends on the other rows"),
         (lambda x, cond=None: 1e-5 * x[:, 0] * jnp.mean(x[:, 0]), "depends on the other rows"),
@@ -135,6 +140,61 @@ def test_the_check_leaves_good_rewards_and_their_own_errors_alone():
 
     with pytest.raises(KeyError, match="no such file"):
         rewards.check(broken, X)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda x, cond=None: jnp.sum(x), "one value a row"),
+        (lambda x, cond=None: jnp.log(x[:, 0]), "values are not finite in"),
+        (
+            lambda x, cond=None: 1 / (jnp.arange(len(x)) % 3),
+            r"not finite in 2 of 6 rows \(the first: \[0, 3\]\)",
+        ),
+        (lambda x, cond=None: jnp.full(len(x), -jnp.inf), "is -inf in all 6 rows, so that none is preferred"),
+        (lambda x, cond=None: jnp.ones(len(x), int), r"is 1.0 in all 6 rows, so that none is preferred"),
+        (lambda x, cond=None: jnp.argsort(x[:, 0]), "depends on the other rows"),
+        (in_numpy, r"cannot trace and differentiate it \(TracerArrayConversionError.*from_host"),
+    ],
+)
+def test_a_reward_without_use_is_refused_also_where_no_gradient_is_taken(reward, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.check(reward, X, needs_gradient=False)
+
+
+def test_where_no_gradient_is_taken_a_reward_may_count_and_forbid():
+    rewards.check(lambda x, cond=None: jnp.sum(x > 0, axis=1), X, needs_gradient=False)
+    rewards.check(in_a_loop, X, needs_gradient=False)
+
+    def forbids(x, cond=None):
+        return jnp.where(x[:, 0] > 0, -jnp.inf, jnp.sum(x > 0, axis=1))
+
+    rewards.check(forbids, X, needs_gradient=False)
+    with pytest.raises(ValueError, match="values are not finite"):
+        rewards.check(forbids, X)
+
+
+def test_the_gradient_of_a_value_that_is_not_finite_is_nan():
+    """Also where JAX finds a finite one: nothing else in a training step would tell."""
+    _, gradient = jax.jit(rewards.value_and_gradient, static_argnums=0)(
+        lambda x, cond=None: x[:, 1] + jax.lax.stop_gradient(jnp.log(x[:, 0])), JX
+    )
+    good = X[:, 0] > 0
+    assert 0 < good.sum() < 6
+    np.testing.assert_array_equal(gradient, np.where(good[:, None], [[0.0, 1.0]], np.nan))
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (in_numpy, r"cannot trace the reward \(TracerArrayConversionError.*from_host"),
+        (in_a_loop, r"differentiate it \(ValueError.*reward_weighted.*from_host"),
+        (lambda x, cond=None: jnp.sum(x), "one value a row"),
+    ],
+)
+def test_within_a_training_step_too_the_remedy_is_named(reward, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda x: rewards.value_and_gradient(reward, x), JX)
 
 
 def test_samples_that_are_not_floating_point_are_refused(without_hook):

@@ -7,13 +7,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from gft_jax.control_costs import ControlCost, quadratic
 from gft_jax.drifts import evaluate
+from gft_jax.objectives.control_rows import reward_at_end
 from gft_jax.objectives.path_rows import row_weights, squared_norm
 from gft_jax.objectives.rollouts import checked_grid, checked_truncation, last_states, ode_step
-from gft_jax.rewards import evaluate as reward_of
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 
@@ -43,8 +43,9 @@ def draft(
     of trained parameters; with lam > 0 it is the control problem of `adjoint_matching` on the last K steps, by plain
     differentiation, which keeps all of K steps in memory.
 
-    Stats: ``reward``, ``squared_control`` (mean over the K steps; where lam = 0 the base is not evaluated, and it is
-    left out).
+    Stats: ``reward``, ``reward_gradient_norm``, ``zero_gradient`` (1 where the gradient is zero), ``squared_control``
+    (mean over the K steps; where lam = 0 the base is not evaluated, and it is left out). A reward that is not finite
+    makes the loss so. The loss has the reward's first derivatives alone.
 
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise.
@@ -80,8 +81,8 @@ def draft(
                 price += h * cost.cost(control)
                 square += squared_norm(control) / truncation
             x = x + h * velocity
-        values = reward_of(reward, x, rows.cond)
-        stats = {"reward": values} | ({"squared_control": square} if cost_weight > 0 else {})
+        values, stats = _ascended(reward, x, rows.cond)
+        stats |= {"squared_control": square} if cost_weight > 0 else {}
         return Terms(cost_weight * price - values, rows.weight, stats)
 
     return Objective(loss=loss, prepare=prepare, needs_base=cost_weight > 0)
@@ -100,7 +101,8 @@ def refl(
     The path up to the step is that of the current drift, without a gradient; from there a straight jump leads to the
     end. The reward sees a guess of the sample, not the sample.
 
-    Stats: ``reward`` of the guess.
+    Stats: ``reward``, ``reward_gradient_norm`` and ``zero_gradient`` of the guess. The loss has the reward's first
+    derivatives alone.
 
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise.
@@ -133,10 +135,18 @@ def refl(
     def loss(params: Any, base_params: Any, rows: _Start, temperature: Array) -> Terms:
         velocity = evaluate(drift, params, rows.jump, rows.x, rows.cond)
         left = (1 - rows.jump).reshape(-1, *[1] * (rows.x.ndim - 1))
-        values = reward_of(reward, rows.x + left * velocity, rows.cond)
-        return Terms(-values, rows.weight, {"reward": values})
+        values, stats = _ascended(reward, rows.x + left * velocity, rows.cond)
+        return Terms(-values, rows.weight, stats)
 
     return Objective(loss=loss, prepare=prepare)
+
+
+def _ascended(reward: Reward, x: Float[Array, "rows *event"], cond: Any) -> tuple[Array, dict[str, Array]]:
+    """Reward of each row, with its own gradient as its derivative by the row, and the diagnostics of both."""
+    still = jax.lax.stop_gradient(x)
+    end = reward_at_end(reward, still, cond, None, None)
+    step = jnp.sum((end.gradient * (x - still)).reshape(x.shape[0], -1), axis=-1)
+    return end.stats["reward"] + step, end.stats
 
 
 def _start(drift: Drift, params: Any, batch: Batch, grid: np.ndarray, first: int) -> _Start:

@@ -23,7 +23,10 @@ from gft_jax.types import Batch, Drift, Objective, Reward, Terms, TimeSampler
 class _Rows(NamedTuple):
     path: PathRows
     reward: Array
-    """Reward of each row's sample ``[rows]``; with a coupling the mean over the samples as they were drawn."""
+    """Reward of each row's sample ``[rows]``, the mean of the others where it is forbidden; with a coupling the mean of
+    the samples as they were drawn."""
+    forbidden: Array
+    """1 where the reward is -inf, else 0 ``[rows]``; with a coupling its mean."""
     preference: Array
     """``exp(tau (r - mean r))`` ``[rows]``; with a coupling its mean, since the samples then come by their weights."""
 
@@ -55,8 +58,11 @@ def reward_weighted(
     The weights are ``exp(tau (r - r_mean))`` with a running mean of the reward (decay 0.9) in place of zero: a common
     factor, without which alpha would mean another thing for each offset of the reward.
 
-    Stats: ``reward`` (of the samples as they were drawn), ``flow_matching_loss``, ``base_distance``
-    (``|v - v_base|^2``), ``preference`` (mean weight).
+    A reward of -inf forbids a sample: its weight is zero. One of +inf or nan makes the loss nan, and the training step
+    then changes nothing.
+
+    Stats: ``reward`` (of the samples as they were drawn, less the forbidden ones), ``forbidden`` (their share),
+    ``flow_matching_loss``, ``base_distance`` (``|v - v_base|^2``), ``preference`` (mean weight).
 
     Args:
         drift: the velocity field that is trained.
@@ -90,7 +96,16 @@ def reward_weighted(
 
     def update(state: dict[str, Array], stats: dict[str, Array], params: Any) -> dict[str, Array]:
         mean = jnp.where(state["known"] > 0, 0.9 * state["mean"] + 0.1 * stats["reward"], stats["reward"])
-        return {"mean": mean.astype(state["mean"].dtype), "known": jnp.ones(())}
+        new = {"mean": mean.astype(state["mean"].dtype), "known": jnp.ones(())}
+        # All samples of a batch may be forbidden.
+        return {name: jnp.where(jnp.isfinite(mean), new[name], state[name]) for name in state}
+
+    def preferences(values: Array, state: dict[str, Array]) -> tuple[Array, Array]:
+        known = jnp.where(state["known"] > 0, state["mean"], values)
+        exponent = jnp.minimum(sharpness * (values - known), max_exponent)
+        forbidden = jnp.isneginf(values)
+        weights = jnp.where(forbidden, 0, jnp.exp(exponent))
+        return jnp.where(jnp.isposinf(values), jnp.nan, weights), forbidden.astype(values.dtype)
 
     def prepare(
         params: Any, base_params: Any, state: dict[str, Array], batch: Batch, temperature: Array
@@ -104,21 +119,23 @@ def reward_weighted(
         x0 = jax.vmap(lambda key: jax.random.normal(key, x1.shape[1:], dtype))(key_noise)
         cond, weight = batch.cond, row_weights(batch, dtype)
         values = values_alone(reward, x1, cond)
-        known = jnp.where(state["known"] > 0, state["mean"], values)
-        preference = jnp.exp(jnp.minimum(sharpness * (values - known), max_exponent))
+        preference, forbidden = preferences(values, state)
+        values = _of_allowed(values, forbidden, weight, state)
         if coupling is not None:
             key_draw, key_coupling = jax.random.split(key_pairs[0])
             drawn = _systematic(key_draw, preference)
             x1, cond, drawn_weight = jax.tree.map(lambda leaf: leaf[drawn], (x1, cond, weight))
             pairing = coupling(key_coupling, x0, x1, cond, None)
             x0, x1, cond, _ = apply(pairing, x0, x1, cond, None)
-            values, preference = (
-                jnp.full_like(each, jnp.sum(weight * each) / jnp.sum(weight)) for each in (values, preference)
+            values, forbidden, preference = (
+                jnp.full_like(each, jnp.sum(weight * each) / jnp.sum(weight))
+                for each in (values, forbidden, preference)
             )
             weight = drawn_weight[pairing.target_index]
             weight = weight if pairing.weight is None else weight * pairing.weight
         rows = Batch(x0, x1, key_path, cond, None, weight)
-        return _Rows(path_rows(path, time_sampler, uniform_weighting, rows), values, preference)
+        at = path_rows(path, time_sampler, uniform_weighting, rows)
+        return _Rows(at, values, forbidden, preference)
 
     def loss(params: Any, base_params: Any, rows: _Rows, temperature: Array) -> Terms:
         at = rows.path
@@ -127,6 +144,7 @@ def reward_weighted(
         error, distance = squared_norm(velocity - at.velocity), squared_norm(velocity - base)
         stats = {
             "reward": rows.reward,
+            "forbidden": rows.forbidden,
             "flow_matching_loss": error,
             "base_distance": distance,
             "preference": rows.preference,
@@ -134,6 +152,14 @@ def reward_weighted(
         return Terms(rows.preference * error + base_weight * distance, at.weight, stats)
 
     return Objective(loss=loss, prepare=prepare, init=init, update=update, needs_base=True)
+
+
+def _of_allowed(values: Array, forbidden: Array, weight: Array, state: dict[str, Array]) -> Array:
+    """The values, those of forbidden rows replaced by the mean of the others, or else by what is known of it."""
+    counted = (1 - forbidden) * weight
+    mean = jnp.sum(counted * jnp.where(forbidden > 0, 0, values)) / jnp.sum(counted)
+    known = jnp.where(state["known"] > 0, state["mean"], -jnp.inf)
+    return jnp.where(forbidden > 0, jnp.where(jnp.sum(counted) > 0, mean, known), values)
 
 
 def _systematic(key: Key[Array, ""], weights: Float[Array, "rows"]) -> Int[Array, "rows"]:

@@ -3,7 +3,7 @@
 Write your own in JAX, or bring one from elsewhere by `from_host`; `check` it on samples of the base before training.
 """
 
-from gft_jax.rewards.base import check, evaluate, from_host, value_and_gradient, values_alone
+from gft_jax.rewards.base import check, evaluate, value_and_gradient, values_alone
 from gft_jax.rewards.functions import (
     brightness,
     class_log_probability,
@@ -12,6 +12,7 @@ from gft_jax.rewards.functions import (
     scaled,
     smoothness,
 )
+from gft_jax.rewards.host import from_host
 
 __all__ = [
     "brightness",

@@ -1,4 +1,4 @@
-"""How rewards are called, checked, and brought in from outside of JAX."""
+"""How rewards are called and checked."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gft_jax.conditions import check_rows
@@ -24,20 +23,37 @@ def value_and_gradient(
 ) -> tuple[Float[Array, "batch"], Float[Array, "batch *event"]]:
     """Reward of each row, and its gradient by the row; the one place where methods call a reward with its gradient.
 
+    The gradient of a row whose value is not finite is nan, so that a training step that follows it changes nothing
+    and says so, also where the reward has a finite gradient there.
+
     Raises:
-        ValueError: if the reward does not return one floating-point value for each row.
+        ValueError: if the reward does not return one floating-point value for each row, or JAX cannot trace or
+            differentiate it.
     """
-    values, pull = jax.vjp(lambda x: evaluate(reward, x, cond), x)
-    return values, pull(jnp.ones_like(values))[0]
+    try:
+        values, pull = jax.vjp(lambda x: evaluate(reward, x, cond), x)
+        gradient = pull(jnp.ones_like(values))[0]
+    except Exception as error:  # of any kind, since rewards are the user's
+        evaluate(reward, x, cond)  # errors of the values themselves come first
+        raise _not_differentiable(error) from error
+    is_finite = jnp.isfinite(values).reshape(values.shape + (1,) * (gradient.ndim - 1))
+    return values, jnp.where(is_finite, gradient, jnp.nan)
 
 
 def evaluate(reward: Reward, x: Float[Array, "batch *event"], cond: Any = None) -> Float[Array, "batch"]:
     """Reward of each row.
 
     Raises:
-        ValueError: if the reward does not return one floating-point value for each row.
+        ValueError: if the reward does not return one floating-point value for each row, or JAX cannot trace it.
     """
-    values = jnp.asarray(reward(x, cond))
+    try:
+        values = jnp.asarray(reward(x, cond))
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            f"JAX cannot trace the reward ({type(error).__name__}, see above), as where it hands its samples to NumPy "
+            "or branches on their values: write it in jax.numpy, or bring it in by rewards.from_host, with a gradient "
+            "of your own (zeros do for objectives.reward_weighted, which takes none)"
+        ) from error
     if values.shape != x.shape[:1]:
         raise ValueError(
             f"a reward returns one value a row, shape {x.shape[:1]} for samples of shape {x.shape}; got shape "
@@ -66,20 +82,27 @@ def values_alone(reward: Reward, x: Float[Array, "batch *event"], cond: Any = No
     return jax.lax.stop_gradient(evaluate(as_floats, x, cond))
 
 
-def check(reward: Reward, x: Float[Array | np.ndarray, "batch *event"], cond: Any = None) -> None:
+def check(
+    reward: Reward,
+    x: Float[Array | np.ndarray, "batch *event"],
+    cond: Any = None,
+    *,
+    needs_gradient: bool = True,
+) -> None:
     """Refuses a reward that cannot train anything, on samples such as those of the base, before any long work.
-
-    For methods that follow the gradient of the reward.
 
     Args:
         reward: the reward.
         x: a few samples of the model that is to be trained.
         cond: their conditions, or None.
+        needs_gradient: False for `gft_jax.objectives.reward_weighted`, which takes the values alone: they may then
+            count, and -inf, the weight zero, is allowed in some rows.
 
     Raises:
-        ValueError: if samples are not floating-point numbers; the values are not one a row; JAX cannot differentiate
-            them; values or gradients are not finite (how many, and in which rows); a value depends on other rows; or
-            the gradient is zero in all rows, as of a reward that counts, rounds or takes an argmax.
+        ValueError: if samples are not floating-point numbers; the values are not one a row; JAX cannot trace or
+            differentiate them; values or gradients are not finite (how many, and in which rows); a value depends on
+            other rows; or the gradient is zero in all rows, as of a reward that counts, rounds or takes an argmax
+            (without a gradient: the value is the same in all of two or more rows).
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -88,113 +111,62 @@ def check(reward: Reward, x: Float[Array | np.ndarray, "batch *event"], cond: An
             "range that the model has been trained on"
         )
     check_rows("cond", cond, len(x))
+    values_of = evaluate if needs_gradient else values_alone
     try:
-        probe = jax.tree.map(np.asarray, jax.jit(partial(_probe, reward))(x, cond))
+        probe = jax.tree.map(np.asarray, jax.jit(partial(_probe, values_of, reward))(x, cond))
     except Exception as error:  # of any kind, since rewards are the user's
-        evaluate(reward, x, cond)  # errors of the values themselves come first
-        raise ValueError(
-            f"the reward has values, but JAX cannot trace and differentiate it ({type(error).__name__}, see above): "
-            f"{_REMEDY}"
-        ) from error
-    num_rows = len(x)
-    for name, rows in (("values", probe.values), ("gradients", probe.gradient)):
-        bad = np.flatnonzero(~np.isfinite(rows.reshape(num_rows, -1)).all(axis=1))
+        values_of(reward, x, cond)  # errors of the values themselves come first
+        raise _not_differentiable(error) from error
+    num_rows, values = len(x), probe.values
+    allowed = np.isfinite(values) if needs_gradient else np.isfinite(values) | np.isneginf(values)
+    for name, good in (("values", allowed), ("gradients", np.isfinite(probe.gradient).all(axis=1))):
+        bad = np.flatnonzero(~good)
         if len(bad):
             raise ValueError(
                 f"the reward's {name} are not finite in {len(bad)} of {num_rows} rows (the first: "
                 f"{bad[:5].tolist()}): bound the reward, e.g. by a clip or a logarithm of values above zero"
             )
     # Batched and single matrix products may differ by rounding.
-    tolerance = {"rtol": 1e-2, "atol": 1e-3 * (1 + np.abs(probe.values).max())}
-    if probe.by_others.any() or not np.isclose(probe.alone, probe.values[0], **tolerance):
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    if probe.by_others.any() or not np.isclose(probe.alone, values[0], rtol=1e-2, atol=1e-3 * (1 + largest)):
         raise ValueError(
-            f"the reward of a row depends on the other rows: {probe.values[0]} among {num_rows} and {probe.alone} "
+            f"the reward of a row depends on the other rows: {values[0]} among {num_rows} and {probe.alone} "
             f"alone, derivative by the others up to {np.abs(probe.by_others).max(initial=0)}. Give a reward of each "
             "row by itself, without normalisation over the batch"
         )
-    if not probe.gradient.any():
+    if needs_gradient and not probe.gradient.any():
         raise ValueError(f"the gradient of the reward is zero in all {num_rows} rows: {_REMEDY}")
+    if not needs_gradient and (np.isneginf(values).all() or (num_rows > 1 and np.ptp(values) == 0)):
+        raise ValueError(
+            f"the reward is {values[0]} in all {num_rows} rows, so that none is preferred: give a reward that tells "
+            "samples apart, or more samples, if it does so rarely"
+        )
+
+
+def _not_differentiable(error: Exception) -> ValueError:
+    cause = error.__cause__ if isinstance(error.__cause__, jax.errors.JAXTypeError) else error
+    return ValueError(
+        f"the reward has values, but JAX cannot trace and differentiate it ({type(cause).__name__}, see above): "
+        f"{_REMEDY}"
+    )
 
 
 class _Probe(NamedTuple):
     values: Any
     gradient: Any
+    """``[rows, entries]``; without entries where none is asked for, as below."""
     alone: Any
     """Value of the first row without the others."""
     by_others: Any
     """Derivative of the first row's value by the other rows: it shows a dependence that is too small for values."""
 
 
-def _probe(reward: Reward, x: Array, cond: Any) -> _Probe:
-    values, pull = jax.vjp(lambda x: evaluate(reward, x, cond), x)
+def _probe(values_of: Callable[..., Array], reward: Reward, x: Array, cond: Any) -> _Probe:
     first = jax.tree.map(lambda leaf: leaf[:1], (x, cond))
+    alone = values_of(reward, *first)[0]
+    if values_of is values_alone:
+        nothing = jnp.zeros((len(x), 0))
+        return _Probe(values_alone(reward, x, cond), nothing, alone, nothing)
+    values, pull = jax.vjp(lambda x: evaluate(reward, x, cond), x)
     by_others = pull(jnp.zeros_like(values).at[0].set(1))[0][1:]
-    return _Probe(values, pull(jnp.ones_like(values))[0], evaluate(reward, *first)[0], by_others)
-
-
-def from_host(value_and_gradient: Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]]) -> Reward:
-    """A reward that is computed outside of JAX, with a gradient that comes with it.
-
-    For scores of other frameworks, programs or simulators. Under jit it is a callback to the host, called once for the
-    value and the gradient together; rows of several devices come in calls of their own. Only reverse-mode derivatives
-    are there, of first order.
-
-    Args:
-        value_and_gradient: ``(x, cond)`` -> values ``[batch]`` and their gradient ``[batch, *event]``, of NumPy arrays
-            (x in float32 at least, writable; cond: a pytree of them, or None). A value that has no gradient may come
-            with an estimate of one.
-
-    Returns:
-        A reward. What goes wrong on the host, other shapes included, is raised as it is when the reward is called by
-        itself, as in `check`, and within a JaxRuntimeError under jit or with a gradient.
-    """
-
-    def on_host(x: Any, cond: Any) -> tuple[np.ndarray, np.ndarray]:
-        # A copy that may be written to, in a type that other frameworks know.
-        rows = np.array(x, jnp.promote_types(x.dtype, jnp.float32))
-        found = value_and_gradient(rows, jax.tree.map(np.asarray, cond))
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise ValueError(
-                f"a reward on the host returns a pair of values and gradient, got {type(found).__name__}"
-            )
-        values, gradient = (np.asarray(each, rows.dtype) for each in found)
-        if values.shape != rows.shape[:1] or gradient.shape != rows.shape:
-            raise ValueError(
-                f"a reward on the host returns values {rows.shape[:1]} and a gradient {rows.shape}, got "
-                f"{values.shape} and {gradient.shape}"
-            )
-        return values, gradient
-
-    def call(x: Array, cond: Any) -> tuple[Array, Array]:
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        shapes = jax.ShapeDtypeStruct(x.shape[:1], dtype), jax.ShapeDtypeStruct(x.shape, dtype)
-        return jax.pure_callback(on_host, shapes, x, cond, vmap_method="sequential")
-
-    @jax.custom_vjp
-    def values_of(x: Array, cond: Any) -> Array:
-        return call(x, cond)[0]
-
-    def forward(x: Array, cond: Any) -> tuple[Array, tuple[Array, Array, Any]]:
-        values, gradient = call(x, cond)
-        return values, (gradient, x, cond)
-
-    def backward(kept: tuple[Array, Array, Any], cotangent: Array) -> tuple[Array, Any]:
-        gradient, x, cond = kept
-        scaled = gradient * cotangent.reshape(cotangent.shape + (1,) * (gradient.ndim - 1))
-        return scaled.astype(x.dtype), jax.tree.map(_no_gradient, cond)
-
-    values_of.defvjp(forward, backward)
-
-    def reward(x: Array, cond: Any = None, /) -> Array:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, cond))):
-            return values_of(x, cond)
-        # Without a callback an error on the host comes as it is, and not wrapped in one of the runtime.
-        return jnp.asarray(on_host(x, cond)[0])
-
-    return reward
-
-
-def _no_gradient(leaf: Array) -> Any:
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.zeros_like(leaf)
-    return np.zeros(leaf.shape, jax.dtypes.float0)
+    return _Probe(values, pull(jnp.ones_like(values))[0].reshape(len(x), -1), alone, by_others)
