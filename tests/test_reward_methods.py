@@ -193,6 +193,37 @@ def test_value_guidance_asks_for_the_gradient_at_the_guess(x64):
     assert stats["squared_control"] > 0
 
 
+def test_value_guidance_of_some_points_is_that_of_all_at_them(x64):
+    whole, some = (
+        methods.value_guidance(network, wavy, cost_weight=LAM, num_steps=5, num_matched=num)
+        for num in (None, 2)
+    )
+    rows, part = (prepared(method, AWAY, BASE, (), noise(4)) for method in (whole, some))
+    for row in range(4):
+        index = np.rint(5 * np.asarray(part.t[row])).astype(int)
+        for name in ("x", "base_velocity", "control"):
+            expected = getattr(rows, name)[row, index]
+            np.testing.assert_allclose(getattr(part, name)[row], expected, rtol=1e-9, err_msg=name)
+    wrong = methods.value_guidance(
+        network, wavy, cost_weight=LAM, num_steps=5, strength=lambda t: jnp.ones(3)
+    )
+    with pytest.raises(ValueError, match=r"one for each time, shape \(10,\), got shape \(3,\)"):
+        jax.eval_shape(wrong.prepare, AWAY, BASE, (), noise(2), ZERO)
+
+
+def test_the_gradient_of_value_guidance_is_taken_outside_of_loops():
+    """On CPU a convolution has a slow one inside; the one loop is that of the path, without gradients."""
+
+    def convolved(x, cond=None):
+        return jnp.mean(jax.lax.conv(x, jnp.ones((3, 3, 3, 3)), (1, 1), "SAME") ** 2, axis=(1, 2, 3))
+
+    method = methods.value_guidance(plain, convolved, cost_weight=LAM, num_steps=9)
+    batch = gft.Batch(jnp.ones((2, 3, 6, 6)), None, row_keys(0, 0, 2))
+    program = prepared.lower(method, 1.0, 1.0, (), batch).as_text()
+    assert program.count("stablehlo.while") == 1
+    assert program.count("stablehlo.convolution") == 3  # reward at the end; at the guesses with its gradient
+
+
 # Reward weighting
 
 
@@ -392,6 +423,7 @@ def test_reward_weighting_raises_a_reward_without_a_gradient():
         ("memoryless_adjoint_matching", {"cost_weight": LAM}),
         ("draft", {"truncation": 1}),
         ("refl", {"truncation": 1}),
+        ("value_guidance", {"cost_weight": LAM}),
     ],
 )
 def test_rewards_without_a_value_or_a_slope_are_seen(make, options):

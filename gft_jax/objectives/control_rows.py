@@ -114,21 +114,22 @@ def some_steps(keys: Key[Array, "rows"], rows: ControlRows, num_used: int | None
     )
 
 
+def every_point(rows: ControlRows) -> tuple[Array, Array, Any]:
+    """Times, points and conditions of all rows, point after point: ``[rows used, ...]``."""
+    num_used = rows.t.shape[1]
+    cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_used, axis=0), rows.cond)
+    return rows.t.reshape(-1), rows.x.reshape(-1, *rows.x.shape[2:]), cond
+
+
 def regress(drift: Drift, params: Any, rows: ControlRows) -> Terms:
     """``sum over the points of factor |v - v_base - u*|^2`` for each row."""
-    num_used = rows.t.shape[1]
-
-    def flat(leaf: Array) -> Array:
-        return leaf.reshape(-1, *leaf.shape[2:])
-
-    cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_used, axis=0), rows.cond)
-    velocity = evaluate(drift, params, flat(rows.t), flat(rows.x), cond)
-    control = velocity - flat(rows.base_velocity)
+    t, x, cond = every_point(rows)
+    control = evaluate(drift, params, t, x, cond) - rows.base_velocity.reshape(x.shape)
 
     def over_points(squares: Array) -> Array:
         return jnp.sum(rows.factor * squares.reshape(rows.factor.shape), axis=1)
 
-    loss = over_points(squared_norm(control - flat(rows.control)))
+    loss = over_points(squared_norm(control - rows.control.reshape(x.shape)))
     shares = rows.factor / jnp.sum(rows.factor, axis=1, keepdims=True)
     size = jnp.sum(shares * squared_norm(control).reshape(shares.shape), axis=1)
     return Terms(loss, rows.weight, {**rows.stats, "matching_loss": loss, "squared_control": size})

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from gft_jax.drifts import evaluate
-from gft_jax.objectives.control_rows import ControlRows, control_rows, regress, some_steps
+from gft_jax.objectives.control_rows import ControlRows, control_rows, every_point, regress, some_steps
 from gft_jax.objectives.path_rows import squared_norm
 from gft_jax.objectives.rollouts import check_matched, checked_grid, last_states, ode_step
+from gft_jax.rewards import evaluate as reward_of
 from gft_jax.rewards import value_and_gradient
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
@@ -33,21 +33,26 @@ def value_guidance(
     The gradient of the reward stands for the adjoint (the gradient of the value); it is taken at the guess x1_hat, with
     no chain through v. No vector-Jacobian product of the network is needed.
 
-    Stats: ``reward`` at the path's end, ``reward_gradient_norm`` (mean over the points), ``matching_loss``,
-    ``squared_control``.
+    Stats: ``reward`` at the path's end, ``reward_gradient_norm`` (mean over the points that are regressed on),
+    ``zero_gradient`` (1 where it is zero at all of them), ``matching_loss``, ``squared_control``. A reward that is not
+    finite makes the loss so.
+
+    Memory: the reward's gradient is taken at all points that are regressed on in one call, since in a loop the gradient
+    of a convolution is slow on CPU. It grows with rows times points; ``num_matched`` bounds it.
 
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise.
         reward: r, see `gft_jax.rewards`.
         cost_weight: lam > 0.
-        strength: eta(t) >= 0 by flow time, small where the guess is poor; t squared is a choice, not a law.
+        strength: eta(t) >= 0, times ``[points]`` -> ``[points]``, or one number; small where the guess is poor. The
+            square of t is a choice, not a law.
         base_drift: the base's velocity field; None for the same function.
         num_steps: N equal Euler steps, by default 50.
         times: instead of num_steps a whole grid from 0 to 1.
         num_matched: number of random points of each path to regress on, without repetition; None for all.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range; in a step, for a strength, reward or drift that returns another shape.
 
     Source: the idea is that of Liu et al., "Value gradient guidance for flow matching alignment", without its value
     network; the form is derived.
@@ -63,22 +68,42 @@ def value_guidance(
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
         x0, cond = batch.x0.astype(dtype), batch.cond
         states = last_states(ode_step(diffrax.Euler(), drift, params, cond), x0, grid.astype(dtype), total)
-        end, _ = value_and_gradient(reward, states[-1], cond)
+        end = reward_of(reward, states[-1], cond)
 
-        def at(step: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-            t, x = step
-            guess = x + (1 - t) * evaluate(drift, params, t, x, cond)
-            _, gradient = value_and_gradient(reward, guess, cond)
-            pull = strength(t) / cost_weight * gradient
-            return evaluate(base_field, base_params, t, x, cond), pull, jnp.sqrt(squared_norm(gradient))
+        # Points take the places of velocity and control until it is known which of them are used.
+        at = states[:-1]
+        rows = control_rows(batch, grid[:-1], at, at, at, np.diff(grid), {})
+        rows = some_steps(batch.key, rows, num_matched)
+        t, x, cond = every_point(rows)
 
-        velocities, control, norms = jax.lax.map(at, (jnp.asarray(grid[:-1], dtype), states[:-1]))
+        def over_event(values: Array) -> Array:
+            return values.reshape(-1, *[1] * (x.ndim - 1))
 
-        stats = {"reward": end, "reward_gradient_norm": jnp.mean(norms, axis=0)}
-        rows = control_rows(batch, grid[:-1], states[:-1], velocities, control, np.diff(grid), stats)
-        return some_steps(batch.key, rows, num_matched)
+        guess = x + over_event(1 - t) * evaluate(drift, params, t, x, cond)
+        _, gradient = value_and_gradient(reward, guess, cond)
+        norm = jnp.sqrt(squared_norm(gradient)).reshape(rows.t.shape)
+        # A reward that is not finite stops the step, as with the other methods, also where only the report has it.
+        is_finite = jnp.repeat(jnp.isfinite(end), rows.t.shape[1])
+        pull = jnp.where(is_finite, _checked(strength(t), t) / cost_weight, jnp.nan)
+        control = (over_event(pull) * gradient).reshape(rows.x.shape)
+        base_velocity = evaluate(base_field, base_params, t, x, cond).reshape(rows.x.shape)
+        stats = {
+            "reward": end,
+            "reward_gradient_norm": jnp.mean(norm, axis=1),
+            "zero_gradient": jnp.all(norm == 0, axis=1).astype(dtype),
+        }
+        return rows._replace(base_velocity=base_velocity, control=control, stats=stats)
 
     def loss(params: Any, base_params: Any, rows: ControlRows, temperature: Array) -> Terms:
         return regress(drift, params, rows)
 
     return Objective(loss=loss, prepare=prepare, needs_base=True)
+
+
+def _checked(strengths: Any, t: Array) -> Array:
+    strengths = jnp.asarray(strengths)
+    if strengths.shape not in ((), t.shape):
+        raise ValueError(
+            f"strength(t) must be a number or one for each time, shape {t.shape}, got shape {strengths.shape}"
+        )
+    return strengths
