@@ -403,8 +403,9 @@ def test_an_adjoint_that_explodes_is_reported_and_changes_nothing():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cost_weight": 0.0}, r"cost_weight \(lambda\) must be > 0, got 0.0"),
-        ({"cost_weight": float("nan")}, "must be > 0, got nan"),
+        ({"cost_weight": 0.0}, r"cost_weight \(lambda\) must be > 0 and finite, got 0.0: without"),
+        ({"cost_weight": float("nan")}, "must be > 0 and finite, got nan"),
+        ({"cost_weight": float("inf")}, "must be > 0 and finite, got inf"),
         ({"truncation": 11}, r"1 to 10 \(num_steps\), got 11"),
         ({"truncation": 0}, r"1 to 10 \(num_steps\), got 0"),
         ({"num_matched": 11}, "1 to 10 here, got 11"),

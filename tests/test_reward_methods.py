@@ -16,7 +16,7 @@ methods = gft.objectives
 gradient = jax.jit(jax.grad(gft.mean_loss, argnums=1, has_aux=True), static_argnums=0)
 mean_loss = jax.jit(gft.mean_loss, static_argnums=0)
 POINT = gft.rewards.quadratic(CENTRE, KAPPA)
-ZERO = jnp.zeros(())
+ZERO, INF = jnp.zeros(()), float("inf")
 
 
 @jax.jit(static_argnums=0)
@@ -106,6 +106,8 @@ def test_the_cost_may_follow_the_temperature(x64):
     )
     ours, expected = (gradient(each, AWAY, BASE, noise(3), 2.0)[0] for each in (cooled, fixed))
     np.testing.assert_allclose(flat(ours), flat(expected), rtol=1e-12)
+    below_zero = gradient(cooled, AWAY, BASE, noise(3), -2.5)[0]  # it would train downhill
+    assert np.all(np.isnan(flat(below_zero)))
 
 
 @pytest.mark.slow
@@ -449,18 +451,23 @@ def test_rewards_without_a_value_or_a_slope_are_seen(make, options):
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        ("memoryless_adjoint_matching", {"cost_weight": 0.0}, "must be > 0, got 0.0"),
+        ("memoryless_adjoint_matching", {"cost_weight": 0.0}, "must be > 0 and finite, got 0.0"),
         ("memoryless_adjoint_matching", {"truncation": 10}, "1 to 9 here, got 10"),
         ("memoryless_adjoint_matching", {"num_steps": 1}, "num_steps must be >= 2"),
         ("memoryless_adjoint_matching", {"num_steps": None, "times": [0.0, 1.0]}, r"t0 in \(0, 1\)"),
         ("memoryless_adjoint_matching", {"path": gft.paths.brownian_bridge(0.5)}, "no memoryless process"),
         ("draft", {"truncation": 11}, "1 to 10 here, got 11"),
-        ("draft", {"cost_weight": -1.0}, "must be >= 0, got -1.0"),
+        ("draft", {"cost_weight": -1.0}, "must be >= 0 and finite, got -1.0"),
         ("refl", {"truncation": 0}, "1 to 10 here, got 0"),
-        ("value_guidance", {"cost_weight": -1.0}, "must be > 0, got -1.0"),
+        ("value_guidance", {"cost_weight": -1.0}, "must be > 0 and finite, got -1.0"),
         ("value_guidance", {"num_matched": 0}, "1 to 10 here, got 0"),
         ("reward_weighted", {"sharpness": 0.0}, "sharpness must be > 0"),
         ("reward_weighted", {"base_weight": -0.1}, "base_weight must be >= 0"),
+        ("memoryless_adjoint_matching", {"cost_weight": INF}, "must be > 0 and finite, got inf"),
+        ("draft", {"cost_weight": INF}, "must be >= 0 and finite, got inf"),
+        ("value_guidance", {"cost_weight": INF}, "must be > 0 and finite, got inf"),
+        ("reward_weighted", {"sharpness": INF}, "sharpness must be > 0 and finite, got inf"),
+        ("reward_weighted", {"base_weight": INF}, "base_weight must be >= 0 and finite, got inf"),
         ("reward_weighted", {"max_exponent": 0.0}, "max_exponent must be > 0"),
     ],
 )

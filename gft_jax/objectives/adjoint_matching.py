@@ -22,6 +22,7 @@ from gft_jax.objectives.control_rows import (
 from gft_jax.objectives.gradient_clip import QuantileClip
 from gft_jax.objectives.rollouts import (
     check_matched,
+    check_positive,
     checked_grid,
     checked_truncation,
     euler,
@@ -87,7 +88,7 @@ def adjoint_matching(
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise, ``batch.x1`` is not used.
         reward: r, see `gft_jax.rewards`.
-        cost_weight: lam > 0, what a unit of cost is worth in units of reward.
+        cost_weight: lam > 0, finite, what a unit of cost is worth in units of reward.
         cost: c, see `gft_jax.control_costs`.
         base_drift: the base's velocity field; None for the same function.
         num_steps: N equal steps of the paths, by default 50.
@@ -106,10 +107,11 @@ def adjoint_matching(
     Source: the idea, truncation and other costs than the quadratic one are those of arXiv:2605.06583, from its
     published description; the formulas are derived.
     """
-    if not cost_weight > 0:
-        raise ValueError(
-            f"cost_weight (lambda) must be > 0, got {cost_weight}: without a cost the best control is not finite"
-        )
+    check_positive(
+        "cost_weight (lambda)",
+        cost_weight,
+        ": without a cost the best control is not finite, with all cost it is zero",
+    )
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
     kept = checked_truncation(truncation, total, "(num_steps)")

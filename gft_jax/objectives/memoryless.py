@@ -20,7 +20,7 @@ from gft_jax.objectives.control_rows import (
     some_steps,
 )
 from gft_jax.objectives.gradient_clip import QuantileClip
-from gft_jax.objectives.rollouts import check_matched, checked_truncation, last_states
+from gft_jax.objectives.rollouts import check_matched, check_positive, checked_truncation, last_states
 from gft_jax.paths import Path, coefficients, linear
 from gft_jax.sampling import time_grids
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
@@ -56,8 +56,9 @@ def memoryless_adjoint_matching(
     Args:
         drift: the velocity field that is trained.
         reward: r, see `gft_jax.rewards`.
-        cost_weight: lam > 0, or a function of the temperature: ``lambda beta: 1 + beta`` has the reward of the terminal
-            objective, ``w r`` with the target weight w = 1 / (1 + beta), at lam = 1.
+        cost_weight: lam > 0, finite, or a function of the temperature: ``lambda beta: 1 + beta`` has the reward of the
+            terminal objective, ``w r`` with the target weight w = 1 / (1 + beta), at lam = 1. Where a function
+            returns another lam the loss is nan, and the training step changes nothing.
         path: affine path that the base was trained on, with a source N(0, I) independent of the data.
         base_drift: the base's velocity field; None for the same function.
         num_steps: N: the grid is ``1/N, 2/N, ..., 1``, by default with N = 50.
@@ -74,8 +75,8 @@ def memoryless_adjoint_matching(
     Source: Domingo-Enrich, Drozdzal, Karrer, Chen, "Adjoint Matching", arXiv:2409.08861, algorithm 1; clipping and
     truncation are additions.
     """
-    if not callable(cost_weight) and not cost_weight > 0:
-        raise ValueError(f"cost_weight (lambda) must be > 0, got {cost_weight}")
+    if not callable(cost_weight):
+        check_positive("cost_weight (lambda)", cost_weight)
     if path.alpha is None or path.sigma is None:
         raise ValueError(
             "this path has no alpha and sigma (it is a bridge, or carries added noise), so it has no memoryless "
@@ -95,7 +96,9 @@ def memoryless_adjoint_matching(
         params: Any, base_params: Any, threshold: Any, batch: Batch, temperature: Array
     ) -> ControlRows:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
-        weight = cost_weight(temperature) if callable(cost_weight) else cost_weight
+        weight = jnp.asarray(cost_weight(temperature) if callable(cost_weight) else cost_weight, dtype)
+        # A negative one would train downhill. As nan it is seen by the guard of the training step.
+        weight = jnp.where((weight > 0) & (weight < jnp.inf), weight, jnp.nan)
         key_noise, key_steps = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
         x0, cond = batch.x0.astype(dtype), batch.cond
         states = last_states(_sde_step(path, drift, params, cond, key_noise), x0, grid.astype(dtype), kept)

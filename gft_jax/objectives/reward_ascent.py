@@ -13,7 +13,13 @@ from gft_jax.control_costs import ControlCost, quadratic
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.control_rows import reward_at_end
 from gft_jax.objectives.path_rows import row_weights, squared_norm
-from gft_jax.objectives.rollouts import checked_grid, checked_truncation, last_states, ode_step
+from gft_jax.objectives.rollouts import (
+    check_positive,
+    checked_grid,
+    checked_truncation,
+    last_states,
+    ode_step,
+)
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 
@@ -50,7 +56,7 @@ def draft(
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise.
         reward: r, see `gft_jax.rewards`.
-        cost_weight: lam >= 0.
+        cost_weight: lam >= 0, finite.
         cost: c, see `gft_jax.control_costs`.
         base_drift: the base's velocity field; None for the same function.
         num_steps: N equal steps, by default 50.
@@ -62,8 +68,7 @@ def draft(
 
     Source: Clark et al., "Directly fine-tuning diffusion models on differentiable rewards", arXiv:2309.17400.
     """
-    if not cost_weight >= 0:
-        raise ValueError(f"cost_weight (lambda) must be >= 0, got {cost_weight}")
+    check_positive("cost_weight (lambda)", cost_weight, or_zero=True)
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
     first = total - checked_truncation(truncation, total)

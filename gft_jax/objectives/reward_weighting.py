@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from gft_jax.couplings import Coupling, apply
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.path_rows import PathRows, path_rows, row_weights, squared_norm
-from gft_jax.objectives.rollouts import checked_grid, last_states, ode_step
+from gft_jax.objectives.rollouts import check_positive, checked_grid, last_states, ode_step
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.objectives.weighting import uniform as uniform_weighting
 from gft_jax.paths import Path, linear
@@ -67,14 +67,14 @@ def reward_weighted(
     Args:
         drift: the velocity field that is trained.
         reward: r, see `gft_jax.rewards`; no gradient is taken.
-        sharpness: tau > 0, per unit of reward.
-        base_weight: alpha >= 0.
+        sharpness: tau > 0, finite, per unit of reward.
+        base_weight: alpha >= 0, finite.
         path: probability path.
         coupling: pairs samples and fresh noise; None for the independent one.
         num_steps: N equal Euler steps of sampling, by default 50.
         times: instead of num_steps a whole grid from 0 to 1.
         time_sampler: draws the flow time of a row.
-        max_exponent: cap of ``tau (r - r_mean)``, > 0.
+        max_exponent: cap of ``tau (r - r_mean)``, > 0, finite.
 
     Raises:
         ValueError: for a number out of range.
@@ -82,13 +82,9 @@ def reward_weighted(
     Source: Fan et al., "Online reward-weighted fine-tuning of flow matching with Wasserstein regularization",
     arXiv:2502.06061.
     """
-    for name, value, holds, allowed in (
-        ("sharpness", sharpness, sharpness > 0, "> 0"),
-        ("base_weight", base_weight, base_weight >= 0, ">= 0"),
-        ("max_exponent", max_exponent, max_exponent > 0, "> 0"),
-    ):
-        if not holds:
-            raise ValueError(f"{name} must be {allowed}, got {value}")
+    check_positive("sharpness", sharpness)
+    check_positive("base_weight", base_weight, or_zero=True)
+    check_positive("max_exponent", max_exponent)
     grid = checked_grid(num_steps, times)
 
     def init(params: Any, base_params: Any) -> dict[str, Array]:

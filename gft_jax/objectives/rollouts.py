@@ -1,5 +1,6 @@
 """On-policy paths by fixed steps, of which only the last are kept: what reward fine-tuning starts from."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +90,17 @@ def checked_grid(num_steps: int | None, times: Sequence[float] | np.ndarray | No
             f"times must run from 0 (noise) to 1 (data), got a grid from {grid[0]} to {grid[-1]}"
         )
     return grid
+
+
+def check_positive(name: str, value: Any, remark: str = "", *, or_zero: bool = False) -> None:
+    """Refuses a number that is not positive (or zero) and finite.
+
+    Raises:
+        ValueError: naming number and range; the remark says why.
+    """
+    in_range = value >= 0 if or_zero else value > 0
+    if not (in_range and value < math.inf):
+        raise ValueError(f"{name} must be {'>= 0' if or_zero else '> 0'} and finite, got {value}{remark}")
 
 
 def check_matched(num_matched: int | None, num_points: int) -> None:

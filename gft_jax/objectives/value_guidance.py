@@ -11,7 +11,7 @@ from jaxtyping import Array
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.control_rows import ControlRows, control_rows, every_point, regress, some_steps
 from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import check_matched, checked_grid, last_states, ode_step
+from gft_jax.objectives.rollouts import check_matched, check_positive, checked_grid, last_states, ode_step
 from gft_jax.rewards import evaluate as reward_of
 from gft_jax.rewards import value_and_gradient
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
@@ -43,7 +43,7 @@ def value_guidance(
     Args:
         drift: the velocity field that is trained; ``batch.x0`` is its noise.
         reward: r, see `gft_jax.rewards`.
-        cost_weight: lam > 0.
+        cost_weight: lam > 0, finite.
         strength: eta(t) >= 0, times ``[points]`` -> ``[points]``, or one number; small where the guess is poor. The
             square of t is a choice, not a law.
         base_drift: the base's velocity field; None for the same function.
@@ -57,8 +57,7 @@ def value_guidance(
     Source: the idea is that of Liu et al., "Value gradient guidance for flow matching alignment", without its value
     network; the form is derived.
     """
-    if not cost_weight > 0:
-        raise ValueError(f"cost_weight (lambda) must be > 0, got {cost_weight}")
+    check_positive("cost_weight (lambda)", cost_weight)
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
     check_matched(num_matched, total)
