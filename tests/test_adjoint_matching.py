@@ -337,10 +337,12 @@ def test_gradients_are_clipped_at_a_running_quantile():
     base = jax.tree.map(jnp.float32, BASE)
     state = runner.init(jax.random.key(0), base)
     assert state.objective_state == 0.0
-    shares = []
+    shares, norms = [], prepared(method, base, base, ZERO, noise(64)).stats["reward_gradient_norm"]
     for seed in range(60):
         state, info = runner.step(state, base, noise(64, seed=seed))
         shares.append(float(info.stats["unclipped"]))
+        if seed == 0:
+            np.testing.assert_allclose(state.objective_state, np.exp(np.mean(np.log(norms))), rtol=1e-5)
     assert shares[0] == 1.0  # nothing is known of the norms yet
     assert np.mean(shares[20:]) == pytest.approx(0.8, abs=0.03)
     threshold = state.objective_state
@@ -350,6 +352,24 @@ def test_gradients_are_clipped_at_a_running_quantile():
     factor = np.minimum(1.0, threshold / norm)
     assert 0 < np.mean(factor < 1) < 0.5
     np.testing.assert_allclose(rows.control, plain.control * factor[:, None, None], rtol=1e-4, atol=1e-6)
+
+
+def test_one_large_norm_or_rows_without_one_do_not_disable_the_clip():
+    """From the first batch on: rows of norm about one, one of a million, and a quarter of zeros."""
+    clip, threshold, starts = gft.objectives.QuantileClip(), ZERO, []
+    random = np.random.default_rng(0)
+    for step in range(40):
+        norm = random.uniform(0.5, 1.5, size=64) * (np.arange(64) >= 16)
+        norm[-1] = 1e6 if step == 0 else norm[-1]
+        share_below = np.mean(norm <= threshold) if step else 1.0
+        logs = np.log(np.where(norm > 0, norm, 1))
+        threshold = clip.update(threshold, np.mean(logs), np.mean(norm == 0), share_below)
+        starts.append(float(threshold))
+        if step == 0:
+            assert starts[0] == pytest.approx(np.exp(np.mean(logs[16:])))
+            assert norm.mean() > 1e4 * starts[0]  # power: where the mean norm would start
+    assert 1.2 < min(starts[20:]) <= max(starts) < 1.8  # the quantile of all rows is 1.37
+    assert clip.update(ZERO, 0.0, 1.0, 1.0) == 0  # all are zero: nothing is known
 
 
 def test_several_updates_take_the_paths_of_the_first():

@@ -73,8 +73,9 @@ def adjoint_matching(
 
     Stats: ``reward``, ``reward_gradient_norm``, ``zero_gradient`` (1 where the gradient is zero), ``adjoint_norm`` (the
     largest along the path: where it is far above the gradient's norm, the adjoint explodes), ``matching_loss``,
-    ``squared_control`` (mean of ``|v - v_base|^2`` over the used steps); with a clip ``unclipped``. A path or adjoint
-    that is not finite makes the loss so, and the training step then leaves the parameters as they are.
+    ``squared_control`` (mean of ``|v - v_base|^2`` over the used steps); with a clip ``unclipped`` and
+    ``log_gradient_norm`` (0 for a zero gradient). A path, reward or adjoint that is not finite makes the loss so, and
+    the training step then leaves the parameters as they are.
 
     Precision: path and adjoint are float32 at least, whatever the network computes in. Convolutions on CPU: XLA's
     gradient of a convolution is slow inside a loop, so let ``unroll`` be at least the number of used steps, and do not

@@ -43,7 +43,8 @@ class End(NamedTuple):
     gradient: Array
     """``grad r(x_1)``, clipped ``[rows, *event]``."""
     stats: dict[str, Array]
-    """Reward, norm of the gradient before the clip, and whether it was clipped."""
+    """Reward, norm of the gradient before the clip and whether it is zero; with a clip its logarithm (0 for zero), and
+    whether the gradient was left as it is."""
 
 
 def reward_at_end(
@@ -54,6 +55,7 @@ def reward_at_end(
     norm = jnp.sqrt(squared_norm(gradient))
     stats = {"reward": values, "reward_gradient_norm": norm, "zero_gradient": (norm == 0).astype(norm.dtype)}
     if clip is not None:
+        stats["log_gradient_norm"] = jnp.log(jnp.where(norm > 0, norm, 1))
         stats["unclipped"] = ((norm <= threshold) | (threshold == 0)).astype(norm.dtype)
         gradient = clip.clip(threshold, gradient, norm)
     return End(gradient, stats)
@@ -68,7 +70,7 @@ def clip_state(clip: QuantileClip | None) -> dict[str, Callable[..., Any]]:
         return jnp.zeros((), jnp.float32)
 
     def update(threshold: Array, stats: dict[str, Array], params: Any) -> Array:
-        return clip.update(threshold, stats["reward_gradient_norm"], stats["unclipped"])
+        return clip.update(threshold, stats["log_gradient_norm"], stats["zero_gradient"], stats["unclipped"])
 
     return {"init": init, "update": update}
 
