@@ -122,6 +122,9 @@ def in_a_loop(x, cond=None):
             lambda x, cond=None: x[:, 0] / jax.lax.stop_gradient(jnp.max(jnp.abs(x[:, 0]))),
             "depends on the other rows",
         ),
+        (lambda x, cond=None: -jnp.sum((x - x[:1]) ** 2, axis=1), "depends on the other rows"),
+        (lambda x, cond=None: jnp.cumsum(x[:, 0]), "depends on the other rows"),
+        (lambda x, cond=None: x[:, 0] + 1e-5 * x[0, 0] * x[:, 1] ** 2, "depends on the other rows"),
     ],
 )
 def test_a_reward_that_cannot_train_is_refused_and_the_fault_is_named(reward, message):
@@ -154,6 +157,7 @@ def test_the_check_leaves_good_rewards_and_their_own_errors_alone():
         (lambda x, cond=None: jnp.full(len(x), -jnp.inf), "is -inf in all 6 rows, so that none is preferred"),
         (lambda x, cond=None: jnp.ones(len(x), int), r"is 1.0 in all 6 rows, so that none is preferred"),
         (lambda x, cond=None: jnp.argsort(x[:, 0]), "depends on the other rows"),
+        (lambda x, cond=None: jnp.cumsum(x[:, 0] > 0), "depends on the other rows"),
         (in_numpy, r"cannot trace and differentiate it \(TracerArrayConversionError.*from_host"),
     ],
 )

@@ -101,8 +101,9 @@ def check(
     Raises:
         ValueError: if samples are not floating-point numbers; the values are not one a row; JAX cannot trace or
             differentiate them; values or gradients are not finite (how many, and in which rows); a value depends on
-            other rows; or the gradient is zero in all rows, as of a reward that counts, rounds or takes an argmax
-            (without a gradient: the value is the same in all of two or more rows).
+            other rows (tried with the first and the last one); or the gradient is zero in all rows, as of a reward
+            that counts, rounds or takes an argmax (without a gradient: the value is the same in all of two or more
+            rows).
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -127,13 +128,14 @@ def check(
                 f"{bad[:5].tolist()}): bound the reward, e.g. by a clip or a logarithm of values above zero"
             )
     # Batched and single matrix products may differ by rounding.
-    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
-    if probe.by_others.any() or not np.isclose(probe.alone, values[0], rtol=1e-2, atol=1e-3 * (1 + largest)):
-        raise ValueError(
-            f"the reward of a row depends on the other rows: {values[0]} among {num_rows} and {probe.alone} "
-            f"alone, derivative by the others up to {np.abs(probe.by_others).max(initial=0)}. Give a reward of each "
-            "row by itself, without normalisation over the batch"
-        )
+    atol = 1e-3 * (1 + np.abs(values[np.isfinite(values)]).max(initial=0))
+    for row, alone, by_others in zip((0, -1), probe.alone, probe.by_others, strict=True):
+        if by_others.any() or not np.isclose(alone, values[row], rtol=1e-2, atol=atol):
+            raise ValueError(
+                f"the reward of a row depends on the other rows: {values[row]} among {num_rows} and {alone} alone, "
+                f"derivative by the others up to {np.abs(by_others).max(initial=0)}. Give a reward of each row by "
+                "itself, without normalisation over the batch"
+            )
     if needs_gradient and not probe.gradient.any():
         raise ValueError(f"the gradient of the reward is zero in all {num_rows} rows: {_REMEDY}")
     if not needs_gradient and (np.isneginf(values).all() or (num_rows > 1 and np.ptp(values) == 0)):
@@ -156,17 +158,22 @@ class _Probe(NamedTuple):
     gradient: Any
     """``[rows, entries]``; without entries where none is asked for, as below."""
     alone: Any
-    """Value of the first row without the others."""
+    """Values of the first and the last row, each without the others."""
     by_others: Any
-    """Derivative of the first row's value by the other rows: it shows a dependence that is too small for values."""
+    """Derivatives of these rows' values by the other rows: they show a dependence that is too small for values."""
 
 
 def _probe(values_of: Callable[..., Array], reward: Reward, x: Array, cond: Any) -> _Probe:
-    first = jax.tree.map(lambda leaf: leaf[:1], (x, cond))
-    alone = values_of(reward, *first)[0]
+    num_rows = len(x)
+    first, last = (
+        jax.tree.map(lambda leaf, row=row: leaf[row], (x, cond))
+        for row in (slice(1), slice(num_rows - 1, None))
+    )
+    alone = [values_of(reward, *row)[0] for row in (first, last)]
     if values_of is values_alone:
-        nothing = jnp.zeros((len(x), 0))
-        return _Probe(values_alone(reward, x, cond), nothing, alone, nothing)
+        nothing = jnp.zeros((num_rows, 0))
+        return _Probe(values_alone(reward, x, cond), nothing, alone, [nothing, nothing])
     values, pull = jax.vjp(lambda x: evaluate(reward, x, cond), x)
-    by_others = pull(jnp.zeros_like(values).at[0].set(1))[0][1:]
-    return _Probe(values, pull(jnp.ones_like(values))[0].reshape(len(x), -1), alone, by_others)
+    first, last = (pull(jnp.zeros_like(values).at[row].set(1))[0] for row in (0, -1))
+    gradient = pull(jnp.ones_like(values))[0].reshape(num_rows, -1)
+    return _Probe(values, gradient, alone, [first[1:], last[:-1]])
