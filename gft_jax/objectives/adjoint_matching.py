@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gft_jax.control_costs import ControlCost, quadratic
-from gft_jax.objectives.adjoints import Adjoint, Path, lean_adjoint
+from gft_jax.objectives.adjoints import Adjoint, Path, check_solver, lean_adjoint
 from gft_jax.objectives.control_rows import (
     ControlRows,
     clip_state,
@@ -102,8 +102,8 @@ def adjoint_matching(
         unroll: steps of the adjoint that are written out instead of looped over.
 
     Raises:
-        ValueError: for a number out of range; a grid that does not run from 0 to 1; in a step, for a reward or drift
-            that returns another shape.
+        ValueError: for a number out of range; a grid that does not run from 0 to 1; the full adjoint with Heun's
+            method; in a step, for a reward or drift that returns another shape.
 
     Source: the idea, truncation and other costs than the quadratic one are those of arXiv:2605.06583, from its
     published description; the formulas are derived.
@@ -117,6 +117,7 @@ def adjoint_matching(
     total = len(grid) - 1
     kept = checked_truncation(truncation, total, "(num_steps)")
     step = step_of(solver)
+    check_solver(adjoint, step)
     num_points = kept if step is euler else kept + 1
     check_matched(num_matched, num_points)
     if unroll < 1:

@@ -82,10 +82,7 @@ def full_adjoint(
     Raises:
         ValueError: for another solver.
     """
-    if step is not euler:
-        raise ValueError(
-            "the full adjoint is that of Euler's method: give solver=diffrax.Euler(), or lean_adjoint"
-        )
+    check_solver(full_adjoint, step)
 
     def back(adjoint: Array, at: tuple[Array, Array, Array]) -> tuple[Array, Along]:
         t, h, x = at
@@ -95,6 +92,18 @@ def full_adjoint(
         return before, Along(before, adjoint, base)
 
     return _backwards(back, path, end, unroll)
+
+
+def check_solver(adjoint: Adjoint, step: Step) -> None:
+    """Refuses the full adjoint of another method than Euler's.
+
+    Raises:
+        ValueError: naming what goes together.
+    """
+    if adjoint is full_adjoint and step is not euler:
+        raise ValueError(
+            "the full adjoint is that of Euler's method: give solver=diffrax.Euler(), or lean_adjoint"
+        )
 
 
 def _backwards(back: Callable[..., tuple[Array, Along]], path: Path, end: Array, unroll: int) -> Along:
