@@ -41,7 +41,7 @@ def draft(
     base_drift: Drift | None = None,
     num_steps: int | None = None,
     times: Sequence[float] | np.ndarray | None = None,
-    truncation: int = 3,
+    truncation: int | None = 3,
 ) -> Objective:
     """DRaFT-K: the loss ``-r(x_1) + lam sum_k h_k c(u_k)``, differentiated through the last K Euler steps.
 
@@ -61,7 +61,7 @@ def draft(
         base_drift: the base's velocity field; None for the same function.
         num_steps: N equal steps, by default 50.
         times: instead of num_steps a whole grid from 0 to 1.
-        truncation: K in 1 .. N.
+        truncation: K in 1 .. N, or None for all steps.
 
     Raises:
         ValueError: for a number out of range.
@@ -70,8 +70,8 @@ def draft(
     """
     check_positive("cost_weight (lambda)", cost_weight, or_zero=True)
     grid = checked_grid(num_steps, times)
-    total = len(grid) - 1
-    first = total - checked_truncation(truncation, total)
+    kept = checked_truncation(truncation, len(grid) - 1)
+    first = len(grid) - 1 - kept
     base_field = drift if base_drift is None else base_drift
 
     def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
@@ -84,7 +84,7 @@ def draft(
             if cost_weight > 0:
                 control = velocity - evaluate(base_field, base_params, t, x, rows.cond)
                 price += h * cost.cost(control)
-                square += squared_norm(control) / truncation
+                square += squared_norm(control) / kept
             x = x + h * velocity
         values, stats = _ascended(reward, x, rows.cond)
         stats |= {"squared_control": square} if cost_weight > 0 else {}
