@@ -34,6 +34,19 @@ class ControlCost(NamedTuple):
     """The u at which the slope is what is given, ``(grad c)^(-1)``: of ``a / lam``, the best control."""
 
 
+def check_cost(cost: Any) -> None:
+    """Refuses what is no cost, such as the function that makes one.
+
+    Raises:
+        ValueError: naming what there is.
+    """
+    if not isinstance(cost, ControlCost):
+        raise ValueError(
+            f"cost must be a ControlCost, such as control_costs.quadratic() or norm_power(3), got {cost!r}"
+            + (": call it" if callable(cost) else "")
+        )
+
+
 def quadratic() -> ControlCost:
     """``c(u) = |u|^2 / 2``, with ``u = a / lam``."""
     return ControlCost(lambda u: 0.5 * _squared(u), lambda u: u, lambda pull: pull)
@@ -84,9 +97,10 @@ def polynomial(coefficients: Mapping[Any, float | int]) -> ControlCost:
     Raises:
         ValueError: for no powers, a power or coefficient out of range.
     """
-    if not coefficients:
+    if not isinstance(coefficients, Mapping) or not coefficients:
         raise ValueError(
-            "a polynomial cost needs one or more powers with coefficients, such as {2: 1.0, 4: 0.1}"
+            "a polynomial cost needs a dictionary of one or more powers with their coefficients, such as "
+            f"{{2: 1.0, 4: 0.1}}, got {coefficients!r}"
         )
     for p, coefficient in coefficients.items():
         _check_power(p)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from gft_jax import cooling as coolings
 from gft_jax.cooling import Cooling
+from gft_jax.sampling.arguments import checked_count
 from gft_jax.types import Batch, Objective, Params
 
 SumOverDevices = Callable[[Any], Any]
@@ -142,9 +143,11 @@ def mean_loss(
         objective_state: of methods that have one: ``objective.init(params, base_params)``.
 
     Raises:
-        ValueError: if the method needs a base and there is none, or the temperature is negative.
+        ValueError: if the method needs a base and there is none, the temperature is negative, or the state is not like
+            that of the method.
     """
     _check_base(objective, base_params)
+    _check_state(objective, params, base_params, objective_state)
     if not isinstance(temperature, Tracer) and not temperature >= 0.0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     temperature = jnp.asarray(temperature)
@@ -188,8 +191,7 @@ def finetuner(
     """
     if averaging is not None and not 0.0 <= averaging < 1.0:
         raise ValueError(f"averaging is a decay in [0, 1), or None, got {averaging}")
-    if num_updates < 1:
-        raise ValueError(f"num_updates must be >= 1, got {num_updates}")
+    num_updates = checked_count("num_updates", num_updates)
     cooling = coolings.constant(temperature=0.0) if cooling is None else cooling
     adapter = full() if adapter is None else adapter
 
@@ -280,6 +282,15 @@ def _check_base(objective: Objective, base_params: Params) -> None:
         raise ValueError(
             "this method fine-tunes a pretrained drift and base_params is None: give the pretrained parameters, "
             "or use objectives.flow_matching to train from scratch"
+        )
+
+
+def _check_state(objective: Objective, params: Params, base_params: Params, objective_state: Any) -> None:
+    expected = jax.tree.structure(jax.eval_shape(objective.init, params, base_params))
+    if expected != jax.tree.structure(objective_state):
+        raise ValueError(
+            f"this method has a state, {expected}, and objective_state is {jax.tree.structure(objective_state)}: give "
+            "objective.init(params, base_params), and what objective.update makes of it after each step"
         )
 
 

@@ -164,11 +164,14 @@ def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = No
         cond: conditions to be met in reshuffled order, a pytree of ``[num, ...]``; None for none.
 
     Raises:
-        ValueError: for a batch size below one, a negative seed, conditions of different length or not finite.
+        ValueError: for a batch size below one, a negative seed, conditions that are empty, of different length or not
+            finite.
     """
     _check_numbers(batch_size, seed)
     lengths = {len(leaf) for leaf in jax.tree.leaves(cond) if np.ndim(leaf)}
     num_conds = min(lengths, default=1)
+    if num_conds == 0:
+        raise ValueError("cond has no rows: give conditions [num, ...] with num >= 1, or None for none")
     _check_cond("cond", cond, num_conds)
     key = jax.random.key(seed)
 

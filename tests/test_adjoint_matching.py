@@ -446,6 +446,23 @@ def test_options_that_cannot_work_are_refused_at_once(changes, message):
         adjoint_matching(network, wavy, **({"cost_weight": LAM, "num_steps": 10} | changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"truncation": 2.5}, r"an integer from 1 to 10 \(num_steps\), got 2.5"),
+        ({"num_matched": 2.0}, "an integer from 1 to 10 here, got 2.0"),
+        ({"unroll": 1.5}, "unroll must be an integer, got 1.5"),
+        ({"num_steps": 9.5}, "num_steps must be an integer, got 9.5"),
+        ({"solver": diffrax.Heun}, r"diffrax.Euler\(\) or diffrax.Heun\(\), got the class Heun"),
+        ({"cost": gft.control_costs.quadratic}, "must be a ControlCost, .*quadratic.*: call it"),
+        ({"cost": 2.0}, "must be a ControlCost, .* got 2.0$"),
+    ],
+)
+def test_options_of_another_kind_are_refused_at_once(without_hook, changes, message):
+    with pytest.raises(ValueError, match=message):
+        adjoint_matching(network, wavy, **({"cost_weight": LAM, "num_steps": 10} | changes))
+
+
 def test_rewards_that_cannot_work_are_refused_in_the_step():
     def step(reward):
         method = adjoint_matching(network, reward, cost_weight=LAM, num_steps=2)

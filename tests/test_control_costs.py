@@ -199,3 +199,8 @@ def test_wrong_coefficients_are_refused(coefficient):
         polynomial({3: coefficient})
     with pytest.raises(ValueError, match="one or more powers"):
         polynomial({})
+
+
+def test_coefficients_that_are_no_dictionary_are_refused(without_hook):
+    with pytest.raises(ValueError, match=r"needs a dictionary of .*, got \[\(2, 1.0\)\]"):
+        polynomial([(2, 1.0)])

@@ -296,6 +296,7 @@ def test_trains_from_scratch_without_a_base():
     ("call", "message"),
     [
         (lambda: gft.finetuner(GRADUAL, optax.sgd(1.0), averaging=1.0), "averaging.*1.0"),
+        (lambda: gft.finetuner(GRADUAL, optax.sgd(1.0), num_updates=0), "num_updates must be >= 1, got 0"),
         (lambda: gft.finetuner(GRADUAL, optax.sgd(1.0)).init(jax.random.key(0)), "base_params is None"),
         (
             lambda: gft.finetuner(gft.objectives.flow_matching(DRIFT), optax.sgd(1.0)).init(
@@ -318,3 +319,8 @@ def test_trains_from_scratch_without_a_base():
 def test_wrong_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_number_of_updates_that_is_no_integer_is_refused(without_hook):
+    with pytest.raises(ValueError, match=r"num_updates must be an integer, got 2\.5"):
+        gft.finetuner(GRADUAL, optax.sgd(1.0), num_updates=2.5)

@@ -248,3 +248,5 @@ def test_source_rows_alone_are_those_of_the_keys_with_conditions_in_reshuffled_o
         stream.pairing(0)
     with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         source_batches(standard_normal(()), batch_size=0, seed=0)
+    with pytest.raises(ValueError, match="cond has no rows"):
+        source_batches(standard_normal(()), batch_size=1, seed=0, cond=np.zeros(0))

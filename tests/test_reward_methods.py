@@ -479,3 +479,30 @@ def test_options_that_cannot_work_are_refused_at_once(make, changes, message):
         options |= {"sharpness": 1.0, "base_weight": 1.0}
     with pytest.raises(ValueError, match=message):
         getattr(methods, make)(network, wavy, **(options | changes))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (
+            "memoryless_adjoint_matching",
+            {"cost_weight": LAM, "num_steps": 2.5},
+            "num_steps must be an integer",
+        ),
+        ("draft", {"truncation": 2.5}, "an integer from 1 to 50 here, got 2.5"),
+        ("draft", {"cost": gft.control_costs.quadratic}, "must be a ControlCost, .*: call it"),
+    ],
+)
+def test_options_of_another_kind_are_refused_at_once(without_hook, make, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(methods, make)(network, wavy, **options)
+
+
+def test_a_mean_loss_without_the_state_of_the_method_says_what_to_give():
+    method = methods.adjoint_matching(
+        network, wavy, cost_weight=LAM, num_steps=2, clip=methods.QuantileClip()
+    )
+    with pytest.raises(ValueError, match=r"has a state, .* objective_state is .*: give\s+objective.init"):
+        gft.mean_loss(method, BASE, BASE, noise(2))
+    start = method.init(BASE, BASE)
+    assert np.isfinite(mean_loss(method, BASE, BASE, noise(2), objective_state=start)[0])

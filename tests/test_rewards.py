@@ -201,9 +201,12 @@ def test_within_a_training_step_too_the_remedy_is_named(reward, message):
         jax.eval_shape(lambda x: rewards.value_and_gradient(reward, x), JX)
 
 
-def test_samples_that_are_not_floating_point_are_refused(without_hook):
+def test_samples_that_are_none_or_not_floating_point_are_refused(without_hook):
     with pytest.raises(ValueError, match=r"floating-point numbers, .* got uint8"):
         rewards.check(rewards.brightness, np.zeros((2, 3, 3), np.uint8))
+    for none in (np.zeros((0, 3)), np.float64(1.0)):
+        with pytest.raises(ValueError, match=r"one row or more, got shape \("):
+            rewards.check(rewards.brightness, none)
 
 
 def test_values_alone_may_count():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from gft_jax.control_costs import ControlCost, quadratic
+from gft_jax.control_costs import ControlCost, check_cost, quadratic
 from gft_jax.objectives.adjoints import Adjoint, Path, check_solver, lean_adjoint
 from gft_jax.objectives.control_rows import (
     ControlRows,
@@ -31,6 +31,7 @@ from gft_jax.objectives.rollouts import (
     step_of,
     velocity_of,
 )
+from gft_jax.sampling.arguments import checked_count
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 
@@ -113,6 +114,7 @@ def adjoint_matching(
         cost_weight,
         ": without a cost the best control is not finite, with all cost it is zero",
     )
+    check_cost(cost)
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
     kept = checked_truncation(truncation, total, "(num_steps)")
@@ -120,8 +122,7 @@ def adjoint_matching(
     check_solver(adjoint, step)
     num_points = kept if step is euler else kept + 1
     check_matched(num_matched, num_points)
-    if unroll < 1:
-        raise ValueError(f"unroll must be >= 1, got {unroll}")
+    unroll = checked_count("unroll", unroll)
     if clip is not None:
         clip.check()
     base_field = drift if base_drift is None else base_drift

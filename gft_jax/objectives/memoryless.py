@@ -23,6 +23,7 @@ from gft_jax.objectives.gradient_clip import QuantileClip
 from gft_jax.objectives.rollouts import check_matched, check_positive, checked_truncation, last_states
 from gft_jax.paths import Path, coefficients, linear
 from gft_jax.sampling import time_grids
+from gft_jax.sampling.arguments import checked_count
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
 
@@ -86,8 +87,7 @@ def memoryless_adjoint_matching(
     total = len(grid) - 1
     kept = checked_truncation(truncation, total)
     check_matched(num_matched, kept)
-    if unroll < 1:
-        raise ValueError(f"unroll must be >= 1, got {unroll}")
+    unroll = checked_count("unroll", unroll)
     if clip is not None:
         clip.check()
     base_field = drift if base_drift is None else base_drift
@@ -155,7 +155,7 @@ def _sde_step(
 
 def _checked_grid(num_steps: int | None, times: Sequence[float] | np.ndarray | None) -> np.ndarray:
     if times is None:
-        count = 50 if num_steps is None else num_steps
+        count = 50 if num_steps is None else checked_count("num_steps", num_steps)
         if count < 2:
             raise ValueError(
                 f"num_steps must be >= 2, since the paths start at t0 = 1 / num_steps; got {count}"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gft_jax.control_costs import ControlCost, quadratic
+from gft_jax.control_costs import ControlCost, check_cost, quadratic
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.control_rows import reward_at_end
 from gft_jax.objectives.path_rows import row_weights, squared_norm
@@ -69,6 +69,7 @@ def draft(
     Source: Clark et al., "Directly fine-tuning diffusion models on differentiable rewards", arXiv:2309.17400.
     """
     check_positive("cost_weight (lambda)", cost_weight, or_zero=True)
+    check_cost(cost)
     grid = checked_grid(num_steps, times)
     kept = checked_truncation(truncation, len(grid) - 1)
     first = len(grid) - 1 - kept

@@ -1,6 +1,7 @@
 """On-policy paths by fixed steps, of which only the last are kept: what reward fine-tuning starts from."""
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,8 @@ def step_of(solver: diffrax.AbstractSolver) -> Step:
         return euler
     if isinstance(solver, diffrax.Heun):
         return heun
-    raise ValueError(f"solver must be diffrax.Euler() or diffrax.Heun(), got {type(solver).__name__}")
+    found = f"the class {solver.__name__}" if isinstance(solver, type) else type(solver).__name__
+    raise ValueError(f"solver must be diffrax.Euler() or diffrax.Heun(), got {found}")
 
 
 def last_states(
@@ -109,9 +111,10 @@ def check_matched(num_matched: int | None, num_points: int) -> None:
     Raises:
         ValueError: naming the range.
     """
-    if num_matched is not None and not 1 <= num_matched <= num_points:
+    if num_matched is not None and not _is_count(num_matched, num_points):
         raise ValueError(
-            f"num_matched is the number of points of a path to regress on, 1 to {num_points} here, got {num_matched}"
+            f"num_matched is the number of points of a path to regress on, an integer from 1 to {num_points} here, got "
+            f"{num_matched}"
         )
 
 
@@ -123,11 +126,16 @@ def checked_truncation(truncation: int | None, num_steps: int, where: str = "her
     """
     if truncation is None:
         return num_steps
-    if not 1 <= truncation <= num_steps:
+    if not _is_count(truncation, num_steps):
         raise ValueError(
-            f"truncation is the number of last steps to train, 1 to {num_steps} {where}, got {truncation}"
+            f"truncation is the number of last steps to train, an integer from 1 to {num_steps} {where}, got "
+            f"{truncation}"
         )
-    return truncation
+    return int(truncation)
+
+
+def _is_count(value: Any, largest: int) -> bool:
+    return isinstance(value, numbers.Integral) and 1 <= int(value) <= largest
 
 
 def velocity_of(drift: Drift, params: Any, cond: Any) -> Callable[[Array, Array], Array]:

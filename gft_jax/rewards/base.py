@@ -99,11 +99,11 @@ def check(
             count, and -inf, the weight zero, is allowed in some rows.
 
     Raises:
-        ValueError: if samples are not floating-point numbers; the values are not one a row; JAX cannot trace or
-            differentiate them; values or gradients are not finite (how many, and in which rows); a value depends on
-            other rows (tried with the first and the last one); or the gradient is zero in all rows, as of a reward
-            that counts, rounds or takes an argmax (without a gradient: the value is the same in all of two or more
-            rows).
+        ValueError: if samples are not floating-point numbers, or there are none; the values are not one a row; JAX
+            cannot trace or differentiate them; values or gradients are not finite (how many, and in which rows); a
+            value depends on other rows (tried with the first and the last one); or the gradient is zero in all rows, as
+            of a reward that counts, rounds or takes an argmax (without a gradient: the value is the same in all of
+            two or more rows).
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -111,6 +111,8 @@ def check(
             f"samples must be floating-point numbers, as those of a flow are, got {x.dtype}: convert them to the "
             "range that the model has been trained on"
         )
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"samples must be [batch, *event] with one row or more, got shape {x.shape}")
     check_rows("cond", cond, len(x))
     values_of = evaluate if needs_gradient else values_alone
     try:
