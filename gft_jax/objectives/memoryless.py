@@ -51,8 +51,10 @@ def memoryless_adjoint_matching(
     Ends: g is infinite at t = 0, so the paths start at t0 > 0 from N(0, I), the batch's noise; by default
     ``t0 = 1 / num_steps``. The bias is O(t0). The start of the batch must be N(0, I), independent of the data.
 
-    The loss is ``sum_k h_k |(2 / g) (v - v_base) - g a_{k+1}|^2 / sum_k h_k`` over the used steps of a row. Stats are
-    those of `adjoint_matching`; ``adjoint_norm`` counts in units of the reward over lam.
+    The loss is ``sum_k h_k |(2 / g) (v - v_base) - g a_{k+1}|^2 / sum_k h_k`` over the used steps of a row. Stats have
+    the names of `adjoint_matching`, with two differences: ``adjoint_norm`` counts in units of the reward over lam, and
+    ``squared_control`` is the mean of ``|v - v_base|^2`` over the used steps with weights ``h_k / g_k^2``, those of the
+    loss, which prefer late times.
 
     Args:
         drift: the velocity field that is trained.
