@@ -54,8 +54,8 @@ def value_guidance(
     Raises:
         ValueError: for a number out of range; in a step, for a strength, reward or drift that returns another shape.
 
-    Source: the idea is that of Liu et al., "Value gradient guidance for flow matching alignment", without its value
-    network; the form is derived.
+    Source: the idea is that of Liu, Xiao, Domingo-Enrich, Liu, Zhang, "Value gradient guidance for flow matching
+    alignment", arXiv:2512.05116, without its value network; the form is derived.
     """
     check_positive("cost_weight (lambda)", cost_weight)
     grid = checked_grid(num_steps, times)
