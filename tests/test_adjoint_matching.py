@@ -23,7 +23,7 @@ from reward_toy import (
 from scipy import optimize
 
 import gft_jax as gft
-from gft_jax.objectives.adjoints import Path
+from gft_jax.objectives.adjoints import LastSteps
 from gft_jax.objectives.rollouts import last_states, ode_step, step_of, velocity_of
 
 adjoint_matching = gft.objectives.adjoint_matching
@@ -65,7 +65,7 @@ def test_at_the_base_the_lean_adjoint_is_the_gradient_of_the_reward_through_the_
         advance = ode_step(solver, network, base, None)
         states = last_states(advance, x0, UNEVEN, 5)
         velocity, step = velocity_of(network, base, None), step_of(solver)
-        path = Path(states, jnp.asarray(UNEVEN[:-1]), jnp.asarray(np.diff(UNEVEN)), velocity, velocity)
+        path = LastSteps(states, jnp.asarray(UNEVEN[:-1]), jnp.asarray(np.diff(UNEVEN)), velocity, velocity)
         end = jax.grad(lambda x: jnp.sum(wavy(x)))(states[-1])
         along = gft.objectives.lean_adjoint(path, end, step, gft.control_costs.quadratic(), LAM, 2)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gft_jax.control_costs import ControlCost, check_cost, quadratic
-from gft_jax.objectives.adjoints import Adjoint, Path, check_solver, lean_adjoint
+from gft_jax.objectives.adjoints import Adjoint, LastSteps, check_solver, lean_adjoint
 from gft_jax.objectives.control_rows import (
     ControlRows,
     clip_state,
@@ -137,7 +137,7 @@ def adjoint_matching(
         end = reward_at_end(reward, states[-1], cond, clip, threshold)
         base, student = velocity_of(base_field, base_params, cond), velocity_of(drift, params, cond)
         lengths = np.diff(tail)
-        path = Path(states, jnp.asarray(tail[:-1]), jnp.asarray(lengths), base, student)
+        path = LastSteps(states, jnp.asarray(tail[:-1]), jnp.asarray(lengths), base, student)
         along = adjoint(path, end.gradient.astype(dtype), step, cost, cost_weight, unroll)
         if step is euler:
             points, adjoints, velocities = states[:-1], along.at_end, along.base_velocity

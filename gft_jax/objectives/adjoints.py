@@ -25,7 +25,7 @@ from gft_jax.objectives.rollouts import Step, euler
 Velocity = Callable[[Array, Array], Array]
 
 
-class Path(NamedTuple):
+class LastSteps(NamedTuple):
     """The last steps of a path, and the fields along it."""
 
     states: Float[Array, "num_states batch *event"]
@@ -51,12 +51,12 @@ class Along(NamedTuple):
     """``v_base(t_k, x_k)``: the primal of the vector-Jacobian products, so that it need not be evaluated again."""
 
 
-Adjoint = Callable[[Path, Array, Step, ControlCost, Any, int], Along]
+Adjoint = Callable[[LastSteps, Array, Step, ControlCost, Any, int], Along]
 """``(path, adjoint at the end, step of the solver, cost, lam, unroll)`` -> what is found at the steps."""
 
 
 def lean_adjoint(
-    path: Path, end: Array, step: Step, cost: ControlCost, cost_weight: Any, unroll: int
+    path: LastSteps, end: Array, step: Step, cost: ControlCost, cost_weight: Any, unroll: int
 ) -> Along:
     """The lean adjoint: ``a_k = [dF_k/dx]^T a_{k+1}``, F_k the base's step of the solver from x_k.
 
@@ -73,7 +73,7 @@ def lean_adjoint(
 
 
 def full_adjoint(
-    path: Path, end: Array, step: Step, cost: ControlCost, cost_weight: Any, unroll: int
+    path: LastSteps, end: Array, step: Step, cost: ControlCost, cost_weight: Any, unroll: int
 ) -> Along:
     """The full adjoint of Euler's method: ``a_k = a_{k+1} + h [dv/dx]^T a_{k+1} - h lam [du/dx]^T grad c(u)``.
 
@@ -106,6 +106,6 @@ def check_solver(adjoint: Adjoint, step: Step) -> None:
         )
 
 
-def _backwards(back: Callable[..., tuple[Array, Along]], path: Path, end: Array, unroll: int) -> Along:
+def _backwards(back: Callable[..., tuple[Array, Along]], path: LastSteps, end: Array, unroll: int) -> Along:
     steps = (path.times, path.lengths, path.states[:-1])
     return jax.lax.scan(back, end, steps, reverse=True, unroll=min(unroll, len(path.times)))[1]

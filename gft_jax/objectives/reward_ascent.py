@@ -28,8 +28,15 @@ class _Start(NamedTuple):
     """Where the differentiated steps begin ``[rows, *event]``."""
     weight: Array
     cond: Any
+
+
+class _Jumps(NamedTuple):
+    x: Array
+    """Where the jumps to the end begin ``[rows, *event]``."""
+    weight: Array
+    cond: Any
     jump: Array
-    """Time from which `refl` jumps to the end ``[rows]``."""
+    """At what time ``[rows]``."""
 
 
 def draft(
@@ -100,7 +107,7 @@ def refl(
     *,
     num_steps: int | None = None,
     times: Sequence[float] | np.ndarray | None = None,
-    truncation: int = 10,
+    truncation: int | None = 10,
 ) -> Objective:
     """ReFL: the loss ``-r(x + (1 - t) v(t, x))`` at one random step of the last K, by a single differentiated call.
 
@@ -115,7 +122,7 @@ def refl(
         reward: r, see `gft_jax.rewards`.
         num_steps: N equal Euler steps, by default 50.
         times: instead of num_steps a whole grid from 0 to 1.
-        truncation: K in 1 .. N.
+        truncation: K in 1 .. N, or None for all steps.
 
     Raises:
         ValueError: for a number out of range.
@@ -123,22 +130,17 @@ def refl(
     Source: Xu et al., "ImageReward", arXiv:2304.05977, algorithm 1, written for a velocity.
     """
     grid = checked_grid(num_steps, times)
-    total = len(grid) - 1
-    first = total - checked_truncation(truncation, total)
+    kept = checked_truncation(truncation, len(grid) - 1)
 
-    def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Start:
+    def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Jumps:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
-        states = last_states(
-            ode_step(diffrax.Euler(), drift, params, batch.cond),
-            batch.x0.astype(dtype),
-            grid.astype(dtype),
-            len(grid) - 1 - first,
-        )
-        drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(states) - 1))(batch.key)
-        x = states[drawn, jnp.arange(len(drawn))]
-        return _Start(x, row_weights(batch, dtype), batch.cond, jnp.asarray(grid[first:-1], dtype)[drawn])
+        advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
+        states = last_states(advance, batch.x0.astype(dtype), grid.astype(dtype), kept)
+        drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, kept))(batch.key)
+        x, times_of_steps = states[drawn, jnp.arange(len(drawn))], jnp.asarray(grid[-kept - 1 : -1], dtype)
+        return _Jumps(x, row_weights(batch, dtype), batch.cond, times_of_steps[drawn])
 
-    def loss(params: Any, base_params: Any, rows: _Start, temperature: Array) -> Terms:
+    def loss(params: Any, base_params: Any, rows: _Jumps, temperature: Array) -> Terms:
         velocity = evaluate(drift, params, rows.jump, rows.x, rows.cond)
         left = (1 - rows.jump).reshape(-1, *[1] * (rows.x.ndim - 1))
         values, stats = _ascended(reward, rows.x + left * velocity, rows.cond)
@@ -162,5 +164,4 @@ def _start(drift: Drift, params: Any, batch: Batch, grid: np.ndarray, first: int
     if first > 0:
         advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
         x = last_states(advance, x, grid[: first + 1].astype(dtype), 1)[-1]
-    weight = row_weights(batch, dtype)
-    return _Start(x, weight, batch.cond, jnp.full_like(weight, grid[first]))
+    return _Start(x, row_weights(batch, dtype), batch.cond)
