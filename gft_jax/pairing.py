@@ -40,7 +40,15 @@ class Batches(NamedTuple):
 
 
 def standard_normal(event_shape: Sequence[int], dtype: Any = jnp.float32) -> Source:
-    """Source rows ``x0 ~ N(0, I)``, ``[rows, *event_shape]``."""
+    """Source rows ``x0 ~ N(0, I)``, ``[rows, *event_shape]``.
+
+    Raises:
+        ValueError: for a shape that is a number.
+    """
+    if isinstance(event_shape, numbers.Number):
+        raise ValueError(
+            f"event_shape is the shape of one sample, such as ({event_shape},), got {event_shape}"
+        )
     event_shape = tuple(event_shape)
 
     def draw(keys: Key[Array, "rows"]) -> tuple[Array, None]:

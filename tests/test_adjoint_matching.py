@@ -426,8 +426,8 @@ def test_an_adjoint_that_explodes_is_reported_and_changes_nothing():
         ({"cost_weight": 0.0}, r"cost_weight \(lambda\) must be > 0 and finite, got 0.0: without"),
         ({"cost_weight": float("nan")}, "must be > 0 and finite, got nan"),
         ({"cost_weight": float("inf")}, "must be > 0 and finite, got inf"),
-        ({"truncation": 11}, r"1 to 10 \(num_steps\), got 11"),
-        ({"truncation": 0}, r"1 to 10 \(num_steps\), got 0"),
+        ({"truncation": 11}, r"1 to 10 here, got 11"),
+        ({"truncation": 0}, r"1 to 10 here, got 0"),
         ({"num_matched": 11}, "1 to 10 here, got 11"),
         ({"num_steps": 0}, "num_steps must be >= 1"),
         ({"num_steps": None, "times": [0.1, 1.0]}, "must run from 0 .* to 1"),
@@ -449,7 +449,7 @@ def test_options_that_cannot_work_are_refused_at_once(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"truncation": 2.5}, r"an integer from 1 to 10 \(num_steps\), got 2.5"),
+        ({"truncation": 2.5}, r"an integer from 1 to 10 here, got 2.5"),
         ({"num_matched": 2.0}, "an integer from 1 to 10 here, got 2.0"),
         ({"unroll": 1.5}, "unroll must be an integer, got 1.5"),
         ({"num_steps": 9.5}, "num_steps must be an integer, got 9.5"),

@@ -220,6 +220,11 @@ def test_bad_data_is_refused_before_training(change, message):
         batches(arguments.pop("x1"), **arguments)
 
 
+def test_a_number_is_no_shape(without_hook):
+    with pytest.raises(ValueError, match=r"shape of one sample, such as \(2,\), got 2"):
+        standard_normal(2)
+
+
 def test_a_bad_source_is_refused():
     with pytest.raises(ValueError, match="x0 is empty"):
         rows_of(np.zeros((0, 2), np.float32))

@@ -96,6 +96,7 @@ def in_a_loop(x, cond=None):
     [
         (lambda x, cond=None: x, r"one value a row, shape \(6,\) for samples of shape \(6, 2\).*\(6, 2\)"),
         (lambda x, cond=None: jnp.sum(x), r"one value a row.* shape \(\)"),
+        (lambda x: jnp.sum(x, axis=1), r"called as reward\(x, cond\).*write it with a second argument"),
         (lambda x, cond=None: jnp.sum(x > 0, axis=1), "int32, which have no gradient: .*reward_weighted"),
         (lambda x, cond=None: jnp.sum(x, axis=1) > 0, "bool, which have no gradient: .*from_host"),
         (lambda x, cond=None: jnp.sum(x, axis=1) + 1j, "complex64"),

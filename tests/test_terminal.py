@@ -165,6 +165,8 @@ def test_a_row_whose_weight_underflows_leaves_the_stats_of_the_others():
 
 
 def test_wrong_input_is_refused(without_hook):
+    with pytest.raises(ValueError, match="got a DensityRatio: of a DensityRatio give its field log_ratio"):
+        gft.objectives.terminal(velocity_to(TARGET), gft.density_ratio.DensityRatio(log_ratio, 0.5, 1.0, 10))
     with pytest.raises(ValueError, match="'target' or 'base', got 'both'"):
         gft.objectives.terminal(elementwise, linear_ratio, rows_from="both")  # type: ignore[arg-type]
     method = gft.objectives.terminal(elementwise, lambda x: x)

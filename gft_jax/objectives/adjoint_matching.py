@@ -117,7 +117,7 @@ def adjoint_matching(
     check_cost(cost)
     grid = checked_grid(num_steps, times)
     total = len(grid) - 1
-    kept = checked_truncation(truncation, total, "(num_steps)")
+    kept = checked_truncation(truncation, total)
     step = step_of(solver)
     check_solver(adjoint, step)
     num_points = kept if step is euler else kept + 1

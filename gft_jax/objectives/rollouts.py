@@ -118,7 +118,7 @@ def check_matched(num_matched: int | None, num_points: int) -> None:
         )
 
 
-def checked_truncation(truncation: int | None, num_steps: int, where: str = "here") -> int:
+def checked_truncation(truncation: int | None, num_steps: int) -> int:
     """Number of last steps that are trained; all of them for None.
 
     Raises:
@@ -128,7 +128,7 @@ def checked_truncation(truncation: int | None, num_steps: int, where: str = "her
         return num_steps
     if not _is_count(truncation, num_steps):
         raise ValueError(
-            f"truncation is the number of last steps to train, an integer from 1 to {num_steps} {where}, got "
+            f"truncation is the number of last steps to train, an integer from 1 to {num_steps} here, got "
             f"{truncation}"
         )
     return int(truncation)

@@ -59,10 +59,16 @@ def terminal(
         weighting: k(t) of the squared error.
 
     Raises:
-        ValueError: for another law of the rows; in a step, if the log-ratio does not return one value a row.
+        ValueError: for another law of the rows, or a ratio that is no function; in a step, if the log-ratio does not
+            return one value a row.
 
     Source: derived from the description in arXiv:2601.22495.
     """
+    if not callable(log_ratio):
+        raise ValueError(
+            f"log_ratio must be a function of samples, got a {type(log_ratio).__name__}: of a DensityRatio give its "
+            "field log_ratio"
+        )
     if rows_from not in ("target", "base"):
         raise ValueError(f"rows_from is 'target' or 'base', got {rows_from!r}")
 

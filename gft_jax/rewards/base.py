@@ -1,5 +1,6 @@
 """How rewards are called and checked."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def evaluate(reward: Reward, x: Float[Array, "batch *event"], cond: Any = None) 
         ValueError: if the reward does not return one floating-point value for each row, or JAX cannot trace it.
     """
     try:
-        values = jnp.asarray(reward(x, cond))
+        values = _called(reward, x, cond)
     except jax.errors.JAXTypeError as error:
         raise ValueError(
             f"JAX cannot trace the reward ({type(error).__name__}, see above), as where it hands its samples to NumPy "
@@ -66,6 +67,24 @@ def evaluate(reward: Reward, x: Float[Array, "batch *event"], cond: Any = None) 
     return values
 
 
+def _called(reward: Reward, x: Array, cond: Any) -> Array:
+    """What the reward returns.
+
+    Raises:
+        ValueError: if it does not take samples and conditions.
+    """
+    try:
+        inspect.signature(reward).bind(x, cond)
+    except TypeError as error:
+        raise ValueError(
+            f"a reward is called as reward(x, cond), which this one does not allow ({error}): write it with a second "
+            "argument, reward(x, cond=None)"
+        ) from error
+    except ValueError:  # some callables that are not written in Python do not tell their arguments
+        pass
+    return jnp.asarray(reward(x, cond))
+
+
 def values_alone(reward: Reward, x: Float[Array, "batch *event"], cond: Any = None) -> Float[Array, "batch"]:
     """Reward of each row as a floating-point number, for methods that take no gradient: it may count.
 
@@ -75,7 +94,7 @@ def values_alone(reward: Reward, x: Float[Array, "batch *event"], cond: Any = No
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
     def as_floats(x: Array, cond: Any = None, /) -> Array:
-        values = jnp.asarray(reward(x, cond))
+        values = _called(reward, x, cond)
         counts = jnp.issubdtype(values.dtype, jnp.integer) or values.dtype == jnp.bool_
         return values.astype(dtype) if counts else values
 
