@@ -82,11 +82,13 @@ CAPTIONS = {
     "end_law.png": Caption(
         "The terminal objective over the cooling",
         "Left, in the plane: energy distance of the samples of each evaluation to the law q^w p^(1 - w) of the target "
-        "weight w at that step, at which the terminal objective aims; the drift-space objective leads elsewhere on its "
-        "way. Right: effective sample size of the weights by target weight, as a share of the rows; lines: of all "
-        "target samples and of all samples of the base; dots: of training batches, which miss rare rows of large "
-        "weight. Where it is a few rows' worth, the weighted mean rests on them.",
-        "Left, lines of distance by training step; right, lines and dots of effective sample size by target weight.",
+        "weight w at that step, at which the terminal objective aims, for the methods that cool by a schedule; the "
+        "drift-space objective leads elsewhere on its way. Right: effective sample size of the weights by target "
+        "weight, as a share of the rows; lines: of all target samples and of all samples of the base; dots: of "
+        "training batches, which miss rare rows of large weight. Where it is a few rows' worth, the weighted mean "
+        "rests on them.",
+        "Lines of distance by training step, of a run in the plane; lines and dots of effective sample size by target "
+        "weight.",
     ),
     "samples.png": Caption(
         "Samples",

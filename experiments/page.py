@@ -49,6 +49,9 @@ TERMINAL_NOTES = (
     "Its methods know the ratio of the two laws from a classifier alone: terminal-base and terminal-reward never see "
     "the new data but through it. The weight ŵ that the network has reached says of the drift, not of the end law, how "
     "far it has moved.",
+    "Below, ratio_log_loss is the held-out loss of the classifier in nats (log 2 = 0.69 where it knows nothing) and "
+    "ratio_steps_kept the step at which it was least. In the plane, ratio_rmse is the root mean squared difference to "
+    "the log-ratio of the two laws of the data, where that is finite; the law of the base model is a little another.",
 )
 
 
@@ -174,7 +177,8 @@ def _adaptation(config: Mapping[str, Any]) -> str:
     first += f", pretrained on {base}," if base else ""
     first += f" was adapted to {noun}" if count is None else f" was adapted to {count} {noun}"
     first += f" of {target}" if target else " of a shifted distribution"
-    return first + (f" (shift: {shift})" if shift else "")
+    remark = "; ".join(filter(None, (shift and f"shift: {shift}", setting(config, "shift_remark"))))
+    return first + (f" ({remark})" if remark else "")
 
 
 def _absent(absent: Sequence[str]) -> str:

@@ -330,6 +330,9 @@ def legend(
     num_seeds = {name: len(curve.values) for by_method in found for name, curve in by_method.items()}
     names = [method for method in methods if method in num_seeds]
     counts = set(num_seeds.values())
+    if not counts:
+        figure.legend(handles=references, loc="outside lower center", ncols=4)
+        return
     handles = []
     for name in names:
         label = name if len(counts) == 1 else f"{name} ({_seeds(num_seeds[name])})"

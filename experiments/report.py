@@ -38,8 +38,8 @@ from experiments.summary import (
     summarise,
 )
 from experiments.summary_text import write_summary
+from experiments.terminal.doubts import doubts
 from experiments.terminal.figures import TERMINAL_COLUMNS, end_law
-from experiments.terminal.ratio import LEAST_LOG_LOSS
 
 
 def write_report(folder: str | Path) -> Path:
@@ -168,13 +168,7 @@ def absences(
     """What the run should hold and does not, and what did not stay finite, a sentence each."""
     absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
     absent += [f"No path KL: {row['reason']}" for row in rows if row["kind"] == "no path KL"]
-    log_loss = config.get("ratio_log_loss", math.inf)
-    if log_loss < LEAST_LOG_LOSS:
-        absent.append(
-            f"A classifier tells new data and samples of the base apart with a log loss of {log_loss:.3f} nats: the "
-            "two laws hardly overlap, and the ratio, on which the terminal methods rest, is a guess. No weights can "
-            "mend that."
-        )
+    absent += doubts(config, rows, methods)
     present = {row.method for row in table}
     if "base" not in present:
         absent.append("The base before fine-tuning was not evaluated.")

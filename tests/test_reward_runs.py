@@ -3,7 +3,6 @@
 import functools
 import json
 import shlex
-import types
 
 import jax
 import numpy as np
@@ -16,11 +15,10 @@ from experiments import loop, train
 from experiments.configs.domains import defaults_for
 from experiments.configs.reward import DEFAULTS, STRENGTHS, Reward
 from experiments.methods import PATHS
-from experiments.reward import figures, problem
+from experiments.reward import diagnostics, figures, problem, program
 from experiments.reward.evaluation import Scorer
 from experiments.reward.methods import at_strength, factor_of, objective_of
 from experiments.reward.names import parse_method
-from experiments.reward.program import Bench
 from experiments.reward.tilting import TiltedLaws
 from gft_jax.finetuning import StepInfo
 
@@ -155,9 +153,7 @@ def test_a_strength_in_the_rows_is_the_strength_of_the_method(name):
 def test_what_stops_a_run_is_told_at_its_first_step(norms, gradients, finite, message):
     stats = {"adjoint_norm": np.array(norms, float), "reward_gradient_norm": np.array(gradients, float)}
     infos = StepInfo(np.ones(3), np.ones(3), np.zeros(3), np.array(finite), stats)
-    check = functools.partial(
-        Bench.check, types.SimpleNamespace(config=Reward(adjoint_limit=10.0)), infos, 40
-    )
+    check = functools.partial(diagnostics.check_adjoints, 10.0, infos, 40)
     if message is None:
         check("am-3@1", "advice")
         return
@@ -353,16 +349,16 @@ def test_an_interrupted_run_continues_to_the_same_numbers(workspace, monkeypatch
 def test_a_run_that_diverges_is_told_and_the_others_go_on(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
     whole, out = workspace / "runs" / "reward" / "001", workspace / "diverged"
-    check = Bench.check
+    check = diagnostics.check_adjoints
 
-    def exploding(self, infos, step, what, advice):
+    def exploding(limit, infos, step, what, advice):
         if what.startswith("am-2") and step == 2:
             norms = infos.stats["adjoint_norm"].copy()
             norms[1] = 1e9
             infos = infos._replace(stats=infos.stats | {"adjoint_norm": norms})
-        check(self, infos, step, what, advice)
+        check(limit, infos, step, what, advice)
 
-    monkeypatch.setattr(Bench, "check", exploding)
+    monkeypatch.setattr(program, "check_adjoints", exploding)
     assert call(monkeypatch, train, "reward", *TINY, "--out", out) == 0
     (told,) = [row for row in rows_of(out) if row["kind"] == "diverged"]
     assert told["method"] == "am-2@0.5"

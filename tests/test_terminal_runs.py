@@ -15,7 +15,7 @@ from experiments.configs.domains import defaults_for
 from experiments.configs.terminal import DEFAULTS, Terminal
 from experiments.data import toy2d
 from experiments.data.digits import NUM_TARGET, labelled_digits, shifted_digits
-from experiments.terminal.bench import _effective_share
+from experiments.terminal.bench import effective_share
 from experiments.terminal.figures import end_law
 from experiments.terminal.ratio import WEIGHTS
 from experiments.terminal.tempered import TemperedLaws
@@ -143,12 +143,12 @@ def test_bad_settings_are_refused_before_any_work(tmp_path, monkeypatch, capsys,
 # The figure
 
 
-def test_the_effective_share_is_that_of_the_weights():
+def test_theeffective_share_is_that_of_the_weights():
     """Kish's: (sum w)^2 / (n sum w^2), from the two means that the objective logs."""
     w = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     stats = {"ratio_weight": (w**2).sum(1) / w.sum(1), "inverse_ratio_weight": 3 / w.sum(1)}
-    assert _effective_share(stats)["effective_share"] == pytest.approx((36 / 42 + 1) / 2)
-    assert _effective_share({"loss": w[0]}) == {}
+    assert effective_share(stats)["effective_share"] == pytest.approx((36 / 42 + 1) / 2)
+    assert effective_share({"loss": w[0]}) == {}
 
 
 def test_the_figure_shows_distances_by_step_and_sizes_by_weight():

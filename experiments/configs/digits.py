@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from experiments.configs.settings import MethodName, Settings, require
-from experiments.data.digits import CLASSES, NUM_TARGET, Shift, shifted_digits
+from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
 
 
@@ -51,5 +51,4 @@ class Digits(Settings):
 
     def facts(self) -> dict[str, Any]:
         """The classes of both sets."""
-        base, target = CLASSES[self.shift]
-        return {"base_classes": base, "target_classes": target}
+        return class_facts(self.shift)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from experiments.configs.domains import Domain
 from experiments.configs.settings import MethodName, Settings, require
-from experiments.data.digits import CLASSES, NUM_TARGET, Shift, shifted_digits
+from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
 from experiments.data.toy2d import MAX_TARGET, Law, shifted_laws
 from gft_jax.density_ratio import LEAST_SAMPLES
@@ -58,6 +58,8 @@ class Terminal(Settings):
     """Euler-Maruyama steps of the paths of terminal-reward, at least 2."""
     matched_points: int = 10
     """Points of each of these paths to regress on."""
+    adjoint_limit: float = 1000.0
+    """terminal-reward stops as diverged where the mean norm of adjoints is this many times that of its reward's."""
     steps: int = 1500
     """Steps of fine-tuning."""
     learning_rate: float = 3e-4
@@ -99,6 +101,7 @@ class Terminal(Settings):
         for name in ("ratio_steps", "ratio_width", "matched_points"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.rollout_steps >= 2, "rollout_steps", self.rollout_steps, "at least 2")
+        require(self.adjoint_limit > 1, "adjoint_limit", self.adjoint_limit, "above 1")
         if self.domain == "toy2d":
             require(self.source != self.target, "target", self.target, "another law than the source")
         for domain, names in _OF_DOMAIN.items():
@@ -116,8 +119,7 @@ class Terminal(Settings):
         """What one sample is, or the classes of both sets."""
         if self.domain == "toy2d":
             return {"samples_are": "points"}
-        base, target = CLASSES[self.shift]
-        return {"base_classes": base, "target_classes": target}
+        return class_facts(self.shift)
 
 
 DEFAULTS: Mapping[Domain, Terminal] = MappingProxyType(

@@ -1,6 +1,6 @@
 """Scikit-learn's 8x8 digits under distribution shifts; real images that need no download."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -23,6 +23,15 @@ RARE = 10
 """One in so many images of the rare classes is the base's."""
 NUM_HELD_OUT = 384
 """Images for evaluation: the same ones for every number of target images."""
+
+
+def class_facts(shift: Shift) -> dict[str, Any]:
+    """What config.json, and so the page, says of a shift."""
+    base, target = CLASSES[shift]
+    remark = (
+        {"shift_remark": "of the classes 5 to 9 the base has seen a tenth"} if shift == "rare-classes" else {}
+    )
+    return {"base_classes": base, "target_classes": target, **remark}
 
 
 def labelled_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,7 @@ def parse_method(name: str) -> Method:
         raise ValueError(
             f"--methods names {name}, whose power is {match['power']}; allowed is a finite number above 1"
         )
-    steps, cost = "full" if truncation is None else truncation, "" if power == 2 else f"-p{power:g}"
+    steps, cost = "full" if truncation is None else truncation, "" if power == 2 else f"-p{power:.12g}"
     return Method(f"am-{steps}{cost}", "am", truncation, power)
 
 

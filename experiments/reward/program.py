@@ -1,6 +1,6 @@
 """The reward experiment: one base, a reward, and a training run for every method, strength and seed."""
 
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,15 @@ import gft_jax as gft
 from experiments.base_flow import base_of_run
 from experiments.configs.reward import Reward as Settings
 from experiments.files import write_arrays
-from experiments.loop import Loop, Stopped, check_finite
+from experiments.loop import Loop, Stopped
 from experiments.methods import PATHS
+from experiments.reward.diagnostics import check_adjoints, means
 from experiments.reward.evaluation import Scorer
 from experiments.reward.methods import at_strength, objective_of, optimizer_of
 from experiments.reward.names import parse_method, split_run
 from experiments.reward.problem import Problem, problem_of
 from experiments.run_folder import RunFolder, open_run
 from experiments.summary import Record, read_metrics
-from gft_jax.finetuning import StepInfo
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
@@ -28,8 +28,6 @@ NUM_KEPT = 256
 """Samples of each run that are kept for the pictures."""
 TILTED_STRENGTHS = tuple(np.geomspace(0.1, 50.0, 20).tolist())
 """Strengths lam of the tilted laws in the figure; those that are not known well enough are left out."""
-STATS = ("adjoint_norm", "reward_gradient_norm", "zero_gradient", "squared_control", "base_distance")
-"""Diagnostics that are logged of the methods that have them."""
 
 
 def raise_reward(config: Settings, root: Path) -> RunFolder:
@@ -98,11 +96,6 @@ def record_references(
             folder.log_once(row | scorer.of_samples(points) | exact)
 
 
-def means(stats: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means of the diagnostics over the steps."""
-    return {name: float(np.mean(stats[name])) for name in STATS if name in stats}
-
-
 class Bench:
     """What all runs share: network, path, and one compiled step for each method, whatever its strength."""
 
@@ -146,30 +139,6 @@ class Bench:
             chunk=self.config.eval_every,
             rate_flag="--learning-rate, or with a weaker strength",
             evaluated=lambda params, base_params: params,
-            check=self.check,
+            check=functools.partial(check_adjoints, self.config.adjoint_limit),
             diagnose=means,
         )
-
-    def check(self, infos: StepInfo, step: int, what: str, advice: str) -> None:
-        """Stops a run whose adjoints explode, or that is not finite, at the first such step.
-
-        Raises:
-            Stopped: naming the step, and how large what was.
-        """
-        if "adjoint_norm" in infos.stats:
-            adjoint, gradient = (
-                np.asarray(infos.stats[key]) for key in ("adjoint_norm", "reward_gradient_norm")
-            )
-            limit = self.config.adjoint_limit
-            # An explosion ends in nan, which is not above any limit.
-            bad = np.flatnonzero(~(adjoint <= limit * gradient))
-            if len(bad) and np.all(np.asarray(infos.is_finite)[: bad[0]]):
-                first = int(bad[0])
-                reason = (
-                    f"the adjoint explodes at step {step + first + 1}: its mean norm is {adjoint[first]:.3g}, more "
-                    f"than --adjoint-limit {limit:g} times the {gradient[first]:.3g} of the reward's gradient"
-                )
-                if not np.isfinite(gradient[first]):
-                    reason = f"the reward's gradient is not finite at step {step + first + 1}"
-                raise Stopped(f"{what}: {reason}; {advice}")
-        check_finite(infos, step, what, advice)

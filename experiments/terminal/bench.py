@@ -1,5 +1,6 @@
 """What the methods of a terminal run share beyond those of any adaptation: the log-ratio, and the laws in between."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate
 from experiments.loop import Loop, Watch
 from experiments.methods import Method
+from experiments.reward.diagnostics import check_adjoints, means
 from experiments.run_folder import RunFolder
 from experiments.terminal.methods import TERMINAL_METHODS, method_of
 from experiments.terminal.ratio import ratio_of, record_ratio, samples_of_base
 from experiments.terminal.tempered import TemperedLaws
 from experiments.workbench import Workbench
+from gft_jax.cooling import Cooling
 from gft_jax.density_ratio import DensityRatio
 from gft_jax.pairing import Batches
 from gft_jax.types import Params
@@ -65,17 +68,22 @@ class TerminalBench(Workbench):
         return gft.pairing.batches(self._base_rows, batch_size=self.config.batch_size, seed=seed)
 
     def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
-        """The training loop of a method and seed, which logs the effective sample size of its batches."""
-        return super().loop(folder, name, seed, base_params)._replace(diagnose=_effective_share)
+        """The training loop of a method and seed, which logs what its weights or adjoints are like."""
+        loop = super().loop(folder, name, seed, base_params)
+        return loop._replace(
+            diagnose=lambda stats: {**effective_share(stats), **means(stats)},
+            check=functools.partial(check_adjoints, self.config.adjoint_limit),
+        )
 
     def watch(self, folder: RunFolder, name: str, seed: int) -> Watch | None:
         """As of any adaptation; scores the distance to the law at which the terminal objective aims at this step.
 
-        It is left out of methods that cool as the student follows, whose target weight is not a function of the step.
+        That of methods that cool by a schedule alone: others have no target weight of the step, or one that is always
+        the same.
         """
         keep, laws = super().watch(folder, name, seed), self._laws
         cooling = self.method(name).cooling
-        if laws is None or jax.tree.leaves(cooling.init()):
+        if laws is None or not self._is_scheduled(cooling):
             return keep
 
         def distance(step: int, samples: np.ndarray) -> dict[str, float]:
@@ -86,8 +94,15 @@ class TerminalBench(Workbench):
 
         return distance
 
+    def _is_scheduled(self, cooling: Cooling) -> bool:
+        """Whether the temperature is a function of the step, and changes."""
+        state = cooling.init()
+        if jax.tree.leaves(state):
+            return False
+        return float(cooling.temperature(state, 0)) != float(cooling.temperature(state, self.config.steps))
 
-def _effective_share(stats: Mapping[str, np.ndarray]) -> dict[str, float]:
+
+def effective_share(stats: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Effective sample size of the batches as a share of their rows, the mean over the steps."""
     if "ratio_weight" not in stats:
         return {}

@@ -17,8 +17,6 @@ BASE_SEED = 20_261_121
 RATIO_SEED = 20_261_122
 WEIGHTS = tuple(np.linspace(0.05, 1.0, 20).round(2).tolist())
 """Target weights at which the effective sample size is logged."""
-LEAST_LOG_LOSS = 0.1
-"""Nats below which the classifier tells nearly all samples apart: the laws hardly overlap."""
 
 
 def samples_of_base(
@@ -54,8 +52,8 @@ def record_ratio(
 
     The weights are ``exp(-(1 - w) l)`` on the target samples and ``exp(w l)`` on those of the base. Held-out loss and
     number of steps of the classifier go to config.json; in the plane also ``ratio_rmse_target`` and
-    ``ratio_rmse_halfway``, root mean squared differences to the ratio of the two laws, on held-out target points and on
-    points of the law q^0.5 p^0.5.
+    ``ratio_rmse_halfway``, root mean squared differences to the log-ratio of the two laws of the data where it is
+    finite, on held-out target points and on points of the law q^0.5 p^0.5.
     """
     first = config.seeds[0]
     values = {

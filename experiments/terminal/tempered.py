@@ -30,15 +30,17 @@ class TemperedLaws:
         )
 
     def draw(self, weight: float, num: int) -> np.ndarray:
-        """Points ``[num, 2]`` of the law for w in [0, 1], always the same ones; systematic over the cells."""
+        """Independent points ``[num, 2]`` of the law for w in [0, 1], always the same ones.
+
+        Independent, and not spread evenly over the law: an unbiased energy distance takes them to be so.
+        """
         with np.errstate(invalid="ignore"):  # 0 times the logarithm of 0 is left out
             logs = np.where(weight > 0, weight * self._target, 0) + np.where(
                 weight < 1, (1 - weight) * self._source, 0
             )
         density = np.exp(logs - logs.max())
         generator = np.random.default_rng(_SEED)
-        at = (generator.uniform() + np.arange(num)) / num
         total = np.cumsum(density)
-        index = np.searchsorted(total / total[-1], at).clip(max=len(total) - 1)
+        index = np.searchsorted(total / total[-1], generator.uniform(size=num)).clip(max=len(total) - 1)
         within = generator.uniform(-0.5, 0.5, (num, 2)) * self._side
         return (self._cells[index] + within).astype(np.float32)
