@@ -30,6 +30,11 @@ TITLE = f"Adjoint matching: residual MLP on digits of 64 pixels, {NUM_STEPS} Eul
 ASKED = {"truncated": 4.3}
 """How many times as fast as the full adjoint each is to be, where something is asked."""
 _EVENT = (8, 8)
+_ROW_BY_ROW = {
+    name: VARIANTS[name]._replace(options={**VARIANTS[name].options, "row_by_row": True})
+    for name in (FULL, "truncated")
+}
+"""The same with the path's drift evaluated on single rows, which share what depends on the time alone."""
 
 
 def entrant(variant: Variant, drift: Drift, params: Any, batch: gft.Batch) -> Entrant:
@@ -49,10 +54,22 @@ def entrant(variant: Variant, drift: Drift, params: Any, batch: gft.Batch) -> En
 
 def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
     """The full adjoint's time over that of cheaper ones, at each width."""
+    by_row = ", row by row"
     asked = [
         Comparison(f"full / {variant.words}", FULL, name, at_least=ASKED.get(name))
         for name, variant in VARIANTS.items()
         if name != FULL
+    ]
+    words = VARIANTS["truncated"].words
+    asked += [
+        Comparison(
+            f"full / {words}, both row by row",
+            FULL + by_row,
+            "truncated" + by_row,
+            at_least=ASKED["truncated"],
+        ),
+        Comparison(f"{words} / the same row by row", "truncated", "truncated" + by_row),
+        Comparison("full / the same row by row", FULL, FULL + by_row),
     ]
     outcomes = []
     for width in widths:
@@ -65,7 +82,8 @@ def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
             gft.pairing.standard_normal(_EVENT), batch_size=BATCH_SIZE, seed=0
         )
         batch = stream.batch(0)
-        entrants = {name: entrant(variant, drift, params, batch) for name, variant in VARIANTS.items()}
+        variants = dict(VARIANTS) | {name + by_row: variant for name, variant in _ROW_BY_ROW.items()}
+        entrants = {name: entrant(variant, drift, params, batch) for name, variant in variants.items()}
         seconds = seconds_per_step(entrants, rounds_at(width, rounds))
         outcomes += [compare(f"width {width}", comparison, seconds) for comparison in asked]
     return outcomes

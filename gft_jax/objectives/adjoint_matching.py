@@ -50,6 +50,7 @@ def adjoint_matching(
     num_matched: int | None = None,
     clip: QuantileClip | None = None,
     unroll: int = 10,
+    row_by_row: bool = False,
 ) -> Objective:
     """Deterministic adjoint matching, for ``max_v E[r(x_1)] - lam E int c(v - v_base) dt`` over ``dx/dt = v(t, x)``.
 
@@ -101,6 +102,9 @@ def adjoint_matching(
         num_matched: number of random points of each path to regress on, without repetition; None for all.
         clip: of the reward's gradient, before the adjoint; None for none.
         unroll: steps of the adjoint that are written out instead of looped over.
+        row_by_row: evaluate drift and base on single rows under ``jax.vmap`` in path and adjoint. All rows have one
+            time there, and what depends on it alone, such as an embedding, is then computed once: a narrow network is
+            faster by it. Not for a drift that cannot stand under vmap, as one that constrains its sharding.
 
     Raises:
         ValueError: for a number out of range; a grid that does not run from 0 to 1; the full adjoint with Heun's
@@ -133,9 +137,10 @@ def adjoint_matching(
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
         tail = grid[-kept - 1 :].astype(dtype)
         x0, cond = batch.x0.astype(dtype), batch.cond
-        states = last_states(ode_step(solver, drift, params, cond), x0, grid.astype(dtype), kept)
+        student = velocity_of(drift, params, cond, row_by_row)
+        base = velocity_of(base_field, base_params, cond, row_by_row)
+        states = last_states(ode_step(solver, student), x0, grid.astype(dtype), kept)
         end = reward_at_end(reward, states[-1], cond, clip, threshold)
-        base, student = velocity_of(base_field, base_params, cond), velocity_of(drift, params, cond)
         lengths = np.diff(tail)
         path = LastSteps(states, jnp.asarray(tail[:-1]), jnp.asarray(lengths), base, student)
         along = adjoint(path, end.gradient.astype(dtype), step, cost, cost_weight, unroll)

@@ -19,6 +19,7 @@ from gft_jax.objectives.rollouts import (
     checked_truncation,
     last_states,
     ode_step,
+    velocity_of,
 )
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
 
@@ -134,7 +135,7 @@ def refl(
 
     def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> _Jumps:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
-        advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
+        advance = ode_step(diffrax.Euler(), velocity_of(drift, params, batch.cond))
         states = last_states(advance, batch.x0.astype(dtype), grid.astype(dtype), kept)
         drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, kept))(batch.key)
         x, times_of_steps = states[drawn, jnp.arange(len(drawn))], jnp.asarray(grid[-kept - 1 : -1], dtype)
@@ -162,6 +163,6 @@ def _start(drift: Drift, params: Any, batch: Batch, grid: np.ndarray, first: int
     dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
     x = batch.x0.astype(dtype)
     if first > 0:
-        advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
+        advance = ode_step(diffrax.Euler(), velocity_of(drift, params, batch.cond))
         x = last_states(advance, x, grid[: first + 1].astype(dtype), 1)[-1]
     return _Start(x, row_weights(batch, dtype), batch.cond)

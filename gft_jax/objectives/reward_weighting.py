@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from gft_jax.couplings import Coupling, apply
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.path_rows import PathRows, path_rows, row_weights, squared_norm
-from gft_jax.objectives.rollouts import check_positive, checked_grid, last_states, ode_step
+from gft_jax.objectives.rollouts import check_positive, checked_grid, last_states, ode_step, velocity_of
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.objectives.weighting import uniform as uniform_weighting
 from gft_jax.paths import Path, linear
@@ -107,7 +107,7 @@ def reward_weighted(
         params: Any, base_params: Any, state: dict[str, Array], batch: Batch, temperature: Array
     ) -> _Rows:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
-        advance = ode_step(diffrax.Euler(), drift, params, batch.cond)
+        advance = ode_step(diffrax.Euler(), velocity_of(drift, params, batch.cond))
         x1 = last_states(advance, batch.x0.astype(dtype), grid.astype(dtype), 1)[-1]
         key_path, key_noise, key_pairs = jnp.moveaxis(
             jax.vmap(lambda key: jax.random.split(key, 3))(batch.key), 1, 0

@@ -138,14 +138,32 @@ def _is_count(value: Any, largest: int) -> bool:
     return isinstance(value, numbers.Integral) and 1 <= int(value) <= largest
 
 
-def velocity_of(drift: Drift, params: Any, cond: Any) -> Callable[[Array, Array], Array]:
-    """A drift with its parameters and conditions as a function of time and state."""
-    return lambda t, x: evaluate(drift, params, t, x, cond)
+def velocity_of(
+    drift: Drift, params: Any, cond: Any, row_by_row: bool = False
+) -> Callable[[Array, Array], Array]:
+    """A drift with its parameters and conditions as a function of one time for all rows, and of the state.
+
+    With ``row_by_row`` the drift sees single rows under ``jax.vmap``, whose time is not repeated: what depends on time
+    and parameters alone, such as an embedding of t, is computed once for all rows.
+    """
+    if not row_by_row:
+        return lambda t, x: evaluate(drift, params, t, x, cond)
+
+    def velocity(t: Array, x: Array) -> Array:
+        def of_row(x: Array, cond: Any) -> Array:
+            row = jax.tree.map(lambda leaf: leaf[None], (x, cond))
+            return evaluate(drift, params, t, *row)[0]
+
+        return jax.vmap(of_row)(x, cond)
+
+    return velocity
 
 
-def ode_step(solver: diffrax.AbstractSolver, drift: Drift, params: Any, cond: Any) -> Callable[..., Array]:
-    """``advance`` of `last_states` for the ODE of a drift."""
-    step, velocity = step_of(solver), velocity_of(drift, params, cond)
+def ode_step(
+    solver: diffrax.AbstractSolver, velocity: Callable[[Array, Array], Array]
+) -> Callable[..., Array]:
+    """``advance`` of `last_states` for the ODE of a velocity."""
+    step = step_of(solver)
 
     def advance(x: Array, at: tuple[Array, Array, Array]) -> Array:
         _, t, h = at

@@ -11,7 +11,14 @@ from jaxtyping import Array
 from gft_jax.drifts import evaluate
 from gft_jax.objectives.control_rows import ControlRows, control_rows, every_point, regress, some_steps
 from gft_jax.objectives.path_rows import squared_norm
-from gft_jax.objectives.rollouts import check_matched, check_positive, checked_grid, last_states, ode_step
+from gft_jax.objectives.rollouts import (
+    check_matched,
+    check_positive,
+    checked_grid,
+    last_states,
+    ode_step,
+    velocity_of,
+)
 from gft_jax.rewards import evaluate as reward_of
 from gft_jax.rewards import value_and_gradient
 from gft_jax.types import Batch, Drift, Objective, Reward, Terms
@@ -66,7 +73,9 @@ def value_guidance(
     def prepare(params: Any, base_params: Any, state: Any, batch: Batch, temperature: Array) -> ControlRows:
         dtype = jnp.promote_types(batch.x0.dtype, jnp.float32)
         x0, cond = batch.x0.astype(dtype), batch.cond
-        states = last_states(ode_step(diffrax.Euler(), drift, params, cond), x0, grid.astype(dtype), total)
+        states = last_states(
+            ode_step(diffrax.Euler(), velocity_of(drift, params, cond)), x0, grid.astype(dtype), total
+        )
         end = reward_of(reward, states[-1], cond)
 
         # Points take the places of velocity and control until it is known which of them are used.
