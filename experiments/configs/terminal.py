@@ -1,13 +1,13 @@
 """Gradual fine-tuning by its two objectives, drift-space and terminal, over the same cooling.
 
-python -m experiments.train terminal
-python -m experiments.train terminal --domain digits
+    python -m experiments.train terminal
+    python -m experiments.train terminal --domain digits
 
-Two minutes on two CPU cores in the plane, five to eight on digits. Expected in the plane (three seeds): over the cooling
-terminal-reward stays closest to q^w p^(1 - w) (mean energy distance 0.008; terminal-base 0.010, gradual-linear 0.011,
-terminal-target 0.014); at the end all are at a W2 of 0.34 to 0.39 from the moons (floor 0.29). On digits W2 ends at 3.18
-for gradual-linear, 3.32 for terminal-target, 3.7 for terminal-reward and 3.8 for terminal-base, whose weights leave 1 %
-of its rows; the base is at 4.28, the floor at 2.74.
+Two minutes on two CPU cores in the plane, five to eight on digits. Expected in the plane (three seeds): over the
+cooling terminal-reward stays closest to q^w p^(1 - w) (mean energy distance 0.008; terminal-base 0.010, gradual-linear
+0.011, terminal-target 0.014); at the end all are at a W2 of 0.34 to 0.39 from the moons (floor 0.29). On digits W2 ends
+at 3.18 for gradual-linear, 3.32 for terminal-target, 3.7 for terminal-reward and 3.8 for terminal-base, whose weights
+leave 1 % of its rows; the base is at 4.28, the floor at 2.74.
 """
 
 from collections.abc import Mapping
