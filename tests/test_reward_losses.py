@@ -73,21 +73,23 @@ def batch():
 
 
 @jax.jit(static_argnums=0)
-def evaluated(method, state, batch):
+def evaluated(method, params, base_params, state, batch):
     """Prepared rows, and the terms of their loss with the gradient of its weighted sum."""
     beta = jnp.asarray(TEMPERATURE)
-    rows = method.prepare(AWAY, BASE, state, batch, beta)
+    rows = method.prepare(params, base_params, state, batch, beta)
 
     def total(params):
-        terms = method.loss(params, BASE, rows, beta)
+        terms = method.loss(params, base_params, rows, beta)
         return jnp.sum(terms.weight * terms.loss), terms
 
-    return rows, *jax.grad(total, has_aux=True)(AWAY)
+    return rows, *jax.grad(total, has_aux=True)(params)
 
 
 @pytest.mark.parametrize("by_hand", CASES, ids=lambda by_hand: by_hand.__name__)
 def test_loss_gradient_and_stats_are_those_of_the_formula(x64, by_hand):
-    rows, gradient, terms = evaluated(CASES[by_hand](), STATES.get(by_hand, tuple)(), batch())
+    # Arguments: JAX remembers the precision of an array that a program has as its constant, beyond this test.
+    params = jax.tree.map(jnp.asarray, (AWAY, BASE))
+    rows, gradient, terms = evaluated(CASES[by_hand](), *params, STATES.get(by_hand, tuple)(), batch())
     expected = by_hand(AWAY, rows)
     weight = WEIGHT * expected.get("ratio_weight", 1.0)  # of the terminal objective
     np.testing.assert_allclose(terms.weight, weight, rtol=1e-9)
