@@ -2,13 +2,44 @@
 
 A coupling is a function ``(key, x0, x1, cond=None, source_cond=None) -> Pairing``; ``apply`` moves the rows.
 ``independent()`` pairs at random, ``exact()`` at the least total squared distance, ``sinkhorn()`` by drawing
-from the entropic transport plan. For straight conditional paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with
-equality at the optimal coupling: shorter, straighter paths are what optimal pairing buys.
+from the entropic transport plan, ``unbalanced()`` from one that gives outliers less weight. For straight conditional
+paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with equality at the optimal coupling: shorter, straighter paths are what
+optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``.
 """
 
-from gft_jax.couplings.base import Coupling, Pairing, apply
+from gft_jax.couplings.base import MAX_ROWS, Coupling, Pairing, PenalisedCoupling, apply
+from gft_jax.couplings.conditional import (
+    matching_conditions,
+    matching_labels,
+    respecting_conditions,
+    respecting_labels,
+)
+from gft_jax.couplings.diagnostics import Diagnostics, diagnose, require_converged
 from gft_jax.couplings.exact import exact
 from gft_jax.couplings.independent import independent
+from gft_jax.couplings.rounding import Plan, Rounding, drawn, one_to_one
 from gft_jax.couplings.sinkhorn import sinkhorn
+from gft_jax.couplings.unbalanced import unbalanced
 
-__all__ = ["Coupling", "Pairing", "apply", "exact", "independent", "sinkhorn"]
+__all__ = [
+    "MAX_ROWS",
+    "Coupling",
+    "Diagnostics",
+    "Pairing",
+    "PenalisedCoupling",
+    "Plan",
+    "Rounding",
+    "apply",
+    "diagnose",
+    "drawn",
+    "exact",
+    "independent",
+    "matching_conditions",
+    "matching_labels",
+    "one_to_one",
+    "require_converged",
+    "respecting_conditions",
+    "respecting_labels",
+    "sinkhorn",
+    "unbalanced",
+]

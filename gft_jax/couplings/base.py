@@ -1,5 +1,6 @@
 """What a coupling is and returns, and what all couplings share: checks, squared distances, moving rows."""
 
+import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -19,15 +20,20 @@ class Pairing(NamedTuple):
     target_index: Array
     """Row of x1 in each pair ``[rows]``; ``arange(rows)`` wherever x1 keeps its order."""
     weight: Array | None
-    """Positive weight of each pair ``[rows]`` in the loss; None means one each."""
+    """Weight >= 0 of each pair ``[rows]`` in the loss, with mean 1; None means one each."""
     converged: Array
     """Whether the pairing is what the coupling promises; False after too few iterations, or, inside jit, for
-    ends that are not finite."""
+    ends that are not finite. `gft_jax.couplings.require_converged` makes it an error that names the remedy."""
     cost: Array
-    """Mean squared distance ``|x0 - x1|^2`` (sum over the event, mean over pairs) under the plan that the pairs
-    come from: for a permutation the pairs themselves, for pairs drawn at random its expectation over the draw."""
+    """Mean squared distance ``|x0 - x1|^2`` (sum over the event, mean over pairs by their weights) under the plan that
+    the pairs come from: for a permutation the pairs themselves, for pairs drawn at random its expectation over the
+    draw. Whatever else a coupling minimises, such as a penalty on conditions, is left out."""
     marginal_error: Array
-    """``sum_i |sum_j P_ij - 1/rows| + sum_j |sum_i P_ij - 1/rows|`` of the plan P; 0 for a permutation."""
+    """``sum_i |sum_j P_ij - 1/rows| + sum_j |sum_i P_ij - 1/rows|`` of the plan P; 0 for a permutation. Where a
+    marginal is relaxed, the distance from the marginal that is optimal for the plan's own potentials."""
+    entropy: Array
+    """Of the plan that the pairs are made from: mean over the rows of x1 of the entropy of ``P_ij / sum_i P_ij``, in
+    nats; ``log(rows)`` where all partners are equally probable, and 0 where there is no plan."""
 
 
 @runtime_checkable
@@ -50,6 +56,33 @@ class Coupling(Protocol):
     ) -> Pairing:
         """Pairing of the rows of x0 with the rows of x1."""
         ...
+
+
+@runtime_checkable
+class PenalisedCoupling(Coupling, Protocol):
+    """A coupling that minimises a cost, and takes a penalty to be added to it: an inner one for conditions.
+
+    It minimises ``|x0_i - x1_j|^2 / m + penalty[i, j]``, m the mean of the squared distances over all pairs of the
+    batch. The penalty is ``[rows of x0, rows of x1]``, >= 0, and inf where a pair is forbidden.
+    """
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        x0: Array | np.ndarray,
+        x1: Array | np.ndarray,
+        cond: Any = None,
+        source_cond: Any = None,
+        /,
+        *,
+        penalty: Array | None = None,
+    ) -> Pairing:
+        """Pairing of the rows of x0 with the rows of x1."""
+        ...
+
+
+MAX_ROWS = 16_384
+"""Largest number of rows that are coupled by a matrix of costs: one such matrix takes 1 GiB in float32."""
 
 
 def apply(
@@ -103,6 +136,20 @@ def flat_ends(
     return flatten(a), flatten(b)
 
 
+def check_dense(rows: int) -> None:
+    """Refuses a batch whose cost matrix, of which solvers hold several, would exhaust the memory.
+
+    Raises:
+        ValueError: for more than `MAX_ROWS` rows.
+    """
+    if rows > MAX_ROWS:
+        raise ValueError(
+            f"x0 and x1 have {rows} rows: a cost matrix of {rows} x {rows} takes {rows**2 * 4 / 2**30:.1f} GiB in "
+            f"float32, and several are held. At most {MAX_ROWS} rows can be coupled at once: pair a large dataset "
+            f"in batches (gft_jax.pairing.batches with a smaller batch_size), or use independent()"
+        )
+
+
 @jax.jit
 def squared_distances(
     x: Float[Array, "num_x size"], y: Float[Array, "num_y size"]
@@ -133,7 +180,30 @@ def permutation_pairing(
         converged=jnp.isfinite(cost),
         cost=cost,
         marginal_error=jnp.zeros((), cost.dtype),
+        entropy=jnp.zeros((), cost.dtype),
     )
+
+
+def penalised(
+    squared: Float[Array, "rows rows"], penalty: Shaped[Array, "rows rows"] | None
+) -> Float[Array, "rows rows"]:
+    """The cost in units of the mean squared distance, ``squared / mean(squared) + penalty``.
+
+    Where all points coincide the mean is 0, and every plan is optimal but for the penalty: the unit is then 1.
+    """
+    mean = jnp.mean(squared)
+    scaled = squared / jnp.where(mean > 0, mean, 1)
+    return scaled if penalty is None else scaled + penalty.astype(squared.dtype)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuses a hyperparameter that is not positive and finite.
+
+    Raises:
+        ValueError: with its name and value.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def _check_cond(name: str, cond: Any, end: str, x: Array | np.ndarray) -> None:
