@@ -138,6 +138,21 @@ def test_a_coupling_moves_x0_and_its_condition_and_leaves_x1_in_place():
     assert cost(batch) < cost(independent)
 
 
+def test_row_weights_and_labels_go_through_the_stream():
+    """x1 keeps its order, its labels and the weights of the coupling; the outlier is left in, with no weight."""
+    x1 = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    x1[3] = 30.0
+    label = np.arange(16) % 2
+    coupling = gft.couplings.respecting_labels(gft.couplings.unbalanced())
+    stream = batches(x1, batch_size=16, seed=0, coupling=coupling, cond=label, num_classes=2)
+    order, batch, pairing = row_order(16, 16, 0, 2), stream.batch(2), stream.pairing(2)
+    np.testing.assert_array_equal(batch.x1, x1[order])
+    np.testing.assert_array_equal(batch.cond, label[order])
+    np.testing.assert_array_equal(batch.weight, pairing.weight)
+    assert np.argmin(batch.weight) == np.flatnonzero(order == 3)[0]
+    assert np.min(batch.weight) < 0.05
+
+
 def test_dropped_conditions_are_null_at_the_given_rate_and_all_else_stays():
     x1 = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     cond = {"label": np.arange(50), "style": np.tile(np.arange(50.0, dtype=np.float32)[:, None], (1, 3))}

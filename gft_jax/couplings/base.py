@@ -120,13 +120,9 @@ def flat_ends(
     """Both ends as ``[rows, size of the event]`` in one dtype of at least single precision, without gradient.
 
     Raises:
-        ValueError: unless both are ``[rows, *event]`` of one shape with ``rows >= 1``.
+        ValueError: as `check_ends`.
     """
-    if np.shape(x0) != np.shape(x1) or np.ndim(x0) < 1 or len(x0) == 0:
-        raise ValueError(
-            "x0 and x1 must have the same shape [rows, *event] with rows >= 1, "
-            f"got x0 {np.shape(x0)} and x1 {np.shape(x1)}: draw one source row for each row of data"
-        )
+    check_ends(x0, x1)
     a, b = jnp.asarray(x0), jnp.asarray(x1)
     dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
 
@@ -136,12 +132,27 @@ def flat_ends(
     return flatten(a), flatten(b)
 
 
-def check_dense(rows: int) -> None:
-    """Refuses a batch whose cost matrix, of which solvers hold several, would exhaust the memory.
+def check_ends(x0: Shaped[Array | np.ndarray, "..."], x1: Shaped[Array | np.ndarray, "..."]) -> None:
+    """Refuses ends of different shapes.
 
     Raises:
-        ValueError: for more than `MAX_ROWS` rows.
+        ValueError: unless both are ``[rows, *event]`` of one shape with ``rows >= 1``.
     """
+    if np.shape(x0) != np.shape(x1) or np.ndim(x0) < 1 or len(x0) == 0:
+        raise ValueError(
+            "x0 and x1 must have the same shape [rows, *event] with rows >= 1, "
+            f"got x0 {np.shape(x0)} and x1 {np.shape(x1)}: draw one source row for each row of data"
+        )
+
+
+def check_dense(x0: Shaped[Array | np.ndarray, "..."], x1: Shaped[Array | np.ndarray, "..."]) -> None:
+    """Refuses ends whose cost matrix, of which solvers hold several, would exhaust the memory.
+
+    Raises:
+        ValueError: as `check_ends`, and for more than `MAX_ROWS` rows.
+    """
+    check_ends(x0, x1)
+    rows = len(x0)
     if rows > MAX_ROWS:
         raise ValueError(
             f"x0 and x1 have {rows} rows: a cost matrix of {rows} x {rows} takes {rows**2 * 4 / 2**30:.1f} GiB in "

@@ -30,7 +30,7 @@ from gft_jax.couplings.penalties import (
 
 
 def respecting_labels(
-    coupling: PenalisedCoupling, *, weight: float = math.inf, select: Select | None = None
+    coupling: PenalisedCoupling, *, weight: float | int = math.inf, select: Select | None = None
 ) -> PenalisedCoupling:
     """Pairs within each class: a class takes a random subset of the other end, and is coupled with that alone.
 
@@ -61,7 +61,7 @@ def respecting_labels(
 
 
 def matching_labels(
-    coupling: PenalisedCoupling, *, weight: float = math.inf, select: Select | None = None
+    coupling: PenalisedCoupling, *, weight: float | int = math.inf, select: Select | None = None
 ) -> PenalisedCoupling:
     """Pairs rows of equal labels, ``source_cond`` of x0 and ``cond`` of x1.
 
@@ -74,7 +74,7 @@ def matching_labels(
 
 
 def respecting_conditions(
-    coupling: PenalisedCoupling, *, weight: float, select: Select | None = None
+    coupling: PenalisedCoupling, *, weight: float | int, select: Select | None = None
 ) -> PenalisedCoupling:
     """Pairs rows whose continuous conditions are near to each other, those of one end being inherited at random.
 
@@ -105,7 +105,7 @@ def respecting_conditions(
 
 
 def matching_conditions(
-    coupling: PenalisedCoupling, *, weight: float, select: Select | None = None
+    coupling: PenalisedCoupling, *, weight: float | int, select: Select | None = None
 ) -> PenalisedCoupling:
     """Pairs rows whose continuous conditions are near, ``source_cond`` of x0 and ``cond`` of x1.
 

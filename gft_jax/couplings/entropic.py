@@ -23,8 +23,8 @@ def entropic_plan(
     start: float,
     threshold: float,
     max_iterations: int,
-    source_penalty: float = math.inf,
-    target_penalty: float = math.inf,
+    source_penalty: float | int = math.inf,
+    target_penalty: float | int = math.inf,
 ) -> tuple[Plan, Array]:
     """Plan of least ``sum_ij P_ij c_ij + epsilon KL(P || uniform)``, the marginals uniform or relaxed.
 

@@ -51,8 +51,8 @@ def exact() -> PenalisedCoupling:
         *,
         penalty: Array | None = None,
     ) -> Pairing:
+        check_dense(x0, x1)
         x0, x1 = flat_ends(x0, x1)
-        check_dense(len(x0))
         squared = squared_distances(x0, x1)
         cost = squared if penalty is None else penalised(squared, penalty)
         solvable = jnp.all(jnp.isfinite(squared)) & ~jnp.any(jnp.isnan(cost))

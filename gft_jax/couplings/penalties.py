@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key, Shaped
 
 from gft_jax.conditions import check_rows
-from gft_jax.couplings.base import Pairing, PenalisedCoupling, squared_distances
+from gft_jax.couplings.base import Pairing, PenalisedCoupling, check_dense, squared_distances
 
 Select = Callable[[Any, Any], tuple[Any, Any]]
 """``(cond, source_cond)`` -> those of x1, and those of x0, that a coupling is to look at; None for none."""
@@ -21,7 +21,7 @@ Penalty = Callable[[list[Array], list[Array]], Array]
 """Leaves ``[rows, ...]`` borne by x0, and by x1 -> penalty ``[rows of x0, rows of x1]``."""
 
 
-def label_penalty(weight: float) -> Penalty:
+def label_penalty(weight: float | int) -> Penalty:
     """``weight`` where any entry of the labels differs, else 0."""
     _check_weight(weight, weight >= 0, ">= 0, inf for pairs within each class alone")
 
@@ -37,7 +37,7 @@ def label_penalty(weight: float) -> Penalty:
     return penalty
 
 
-def distance_penalty(weight: float) -> Penalty:
+def distance_penalty(weight: float | int) -> Penalty:
     """``weight |c_i - c_j|^2``, in units of its mean over all pairs; nan where the distance overflows."""
     _check_weight(weight, 0 <= weight < math.inf, ">= 0 and finite")
 
@@ -114,9 +114,10 @@ def penalised_by(
         *,
         penalty: Array | None = None,
     ) -> Pairing:
+        check_dense(x0, x1)
         selected = (cond, source_cond) if select is None else select(cond, source_cond)
-        for name, tree, rows in zip(("cond", "source_cond"), selected, (len(x1), len(x0)), strict=True):
-            _check_kind(kind, name, tree, rows)
+        for name, tree in zip(("cond", "source_cond"), selected, strict=True):
+            _check_kind(kind, name, tree, len(x0))
         if not jax.tree.leaves(selected):
             raise ValueError(
                 f"this coupling needs {kind}, and neither cond nor source_cond holds any: give them with the data "
@@ -133,7 +134,7 @@ def _leaves(tree: Any) -> list[Array]:
     return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def _check_weight(weight: float, holds: bool, allowed: str) -> None:
+def _check_weight(weight: float | int, holds: bool, allowed: str) -> None:
     if not holds:
         raise ValueError(f"weight must be {allowed}, got {weight}")
 

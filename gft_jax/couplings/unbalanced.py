@@ -20,9 +20,9 @@ from gft_jax.couplings.rounding import drawn
 
 
 def unbalanced(
-    target_penalty: float = 1.0,
+    target_penalty: float | int = 1.0,
     *,
-    source_penalty: float = math.inf,
+    source_penalty: float | int = math.inf,
     epsilon: float = 0.05,
     threshold: float = 1e-3,
     max_iterations: int = 2000,
@@ -99,8 +99,7 @@ def unbalanced(
         *,
         penalty: Array | None = None,
     ) -> Pairing:
-        ends = flat_ends(x0, x1)
-        check_dense(len(ends[0]))
-        return pair(key, *ends, penalty)
+        check_dense(x0, x1)
+        return pair(key, *flat_ends(x0, x1), penalty)
 
     return couple
