@@ -34,8 +34,12 @@ def two_classes(seed, rows=32):
 @pytest.mark.parametrize("inner", [exact, sinkhorn], ids=["exact", "sinkhorn"])
 @pytest.mark.parametrize("swapped", [False, True], ids=["labels of x1", "modes of x0"])
 def test_the_other_end_does_not_know_the_label(inner, swapped):
-    """Mean and variance of x0 given the label of x1, and of x1 given the mode of x0; plain transport shifts both."""
+    """Mean and variance of x0 given the label of x1, and of x1 given the mode of x0; plain transport shifts the mean.
+
+    The rows come sorted, so that those of one number are not independent as they stand.
+    """
     batches = [two_classes(seed) for seed in range(120)]
+    batches = [(np.sort(x0), x1[np.argsort(label)], np.sort(label)) for x0, x1, label in batches]
     x0, x1, label = (jnp.asarray(np.stack(leaves)) for leaves in zip(*batches, strict=True))
     keys = jax.random.split(KEY, len(batches))
     ends = (x1, x0, None, label) if swapped else (x0, x1, label, None)
@@ -110,6 +114,17 @@ def test_one_of_several_conditions_is_selected_and_two_couplings_compose():
     # With so large a weight all rows stay with their random partners, whose labels agree: if both drew the same ones.
     np.testing.assert_array_equal(both(KEY, x0, x1, cond).source_index, near(KEY, x0, x1, cond).source_index)
     assert (near(KEY, x0, x1, cond).source_index != expected.source_index).any()
+
+
+def test_a_row_bears_the_conditions_of_one_partner_at_both_ends():
+    """Where each row has a label of its own, no row leaves its random partner, whichever end the labels are of."""
+    x0, x1 = two_ends()
+    number = np.arange(12)
+    alone = respecting_labels(exact())(KEY, x0, x1, number)
+    for conds in ((None, number), (number, number)):
+        pairing = respecting_labels(exact())(KEY, x0, x1, *conds)
+        np.testing.assert_array_equal(pairing.source_index, alone.source_index)
+    assert (alone.source_index != exact()(KEY, x0, x1).source_index).any()
 
 
 def test_a_finite_weight_goes_from_the_plain_coupling_to_the_class():

@@ -173,6 +173,22 @@ def test_unbalanced_is_the_plan_of_its_formula(penalties):
     index = np.asarray(pairing.source_index)
     assert largest_z(index, plan / plan.sum(axis=0)) < 4
     assert largest_z(index, balanced / balanced.sum(axis=0)) > 6
+    # The mass is what the threshold is measured by.
+    from gft_jax.couplings import entropic  # here, since ott takes seconds
+
+    settings = {"relative": True, "start": 1.0, "threshold": 1e-6, "max_iterations": 2000}
+    solved, mass = jax.jit(
+        functools.partial(
+            entropic.entropic_plan,
+            penalty=None,
+            epsilon=0.3,
+            source_penalty=source_penalty,
+            target_penalty=target_penalty,
+            **settings,
+        )
+    )(jnp.asarray(cost.T, jnp.float32))
+    np.testing.assert_allclose(jnp.exp(solved.log).T, plan, rtol=1e-3)
+    np.testing.assert_allclose(mass, plan.sum(axis=0), rtol=1e-3)
     if source_penalty == np.inf:  # weighted, the partners are uniform: the source stays what it is
         np.testing.assert_allclose(plan.sum(axis=1), 1 / rows, rtol=1e-6)
 

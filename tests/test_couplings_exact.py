@@ -44,6 +44,10 @@ def test_forbidden_pairs_are_as_few_as_can_be_and_then_the_cost_is_least():
         for couple in (exact(), jax.jit(exact())):
             found = couple(KEY, x0, x1, penalty=jnp.asarray(penalty, jnp.float32)).source_index
             np.testing.assert_allclose(value(np.asarray(found)), value(best), rtol=1e-5)
+    # One forbidden pair less, though every allowed one costs more than before.
+    penalty = jnp.array([[5, 0, np.inf], [np.inf, 5, 0], [np.inf, np.inf, 5]])
+    found = exact()(KEY, jnp.zeros((3, 1)), jnp.zeros((3, 1)), penalty=penalty)
+    np.testing.assert_array_equal(found.source_index, np.arange(3))
 
 
 def test_exact_approaches_the_monge_map_between_gaussians():
