@@ -32,3 +32,11 @@ def largest_z(index, law):
     draws, rows = index.shape
     counts = np.array([[np.sum(index[:, j] == i) for j in range(rows)] for i in range(rows)])
     return np.abs((counts - draws * law) / np.sqrt(draws * law * (1 - law) + 1e-9)).max()
+
+
+def two_classes(seed, rows=32):
+    """Standard normal noise; data about -2 and 2, by their label, in one dimension."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, rows)
+    x0, noise = rng.standard_normal((2, rows)).astype(np.float32)
+    return x0, (np.where(label == 1, 2, -2) + 0.5 * noise).astype(np.float32), label

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from ends import brute_cost, two_ends
+from ends import two_classes, two_ends
 from samples import z_score
 
 from gft_jax.couplings import (
     exact,
     independent,
-    matching_conditions,
     matching_labels,
     one_to_one,
     respecting_conditions,
@@ -21,14 +20,6 @@ from gft_jax.couplings import (
 )
 
 KEY = jax.random.key(7)
-
-
-def two_classes(seed, rows=32):
-    """Standard normal noise; data about -2 and 2, by their label, in one dimension."""
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, 2, rows)
-    x0, noise = rng.standard_normal((2, rows)).astype(np.float32)
-    return x0, (np.where(label == 1, 2, -2) + 0.5 * noise).astype(np.float32), label
 
 
 @pytest.mark.parametrize("inner", [exact, sinkhorn], ids=["exact", "sinkhorn"])
@@ -161,34 +152,6 @@ def test_the_skew_that_is_left_by_continuous_conditions_has_its_closed_form():
     assert abs(z_score(found[2], expected[1])) > 10
     assert expected[0] > 0.85
     assert expected[2] < 0.1
-
-
-def test_matching_labels_pairs_as_many_as_the_counts_allow():
-    x0, x1, label = two_classes(8)
-    source_label = np.random.default_rng(1).integers(0, 2, len(label))
-    pairing = matching_labels(exact())(KEY, x0, x1, label, source_label)
-    agree = (source_label[pairing.source_index] == label).sum()
-    assert agree == np.minimum(np.bincount(label), np.bincount(source_label)).sum() < len(label)
-    assert pairing.converged
-    plain = exact()(KEY, x0, x1)
-    assert (source_label[plain.source_index] == label).sum() < agree
-    # No plan with uniform marginals is without mismatch: said, and mended by a finite weight.
-    assert not matching_labels(sinkhorn())(KEY, x0, x1, label, source_label).converged
-    assert matching_labels(sinkhorn(), weight=2.0)(KEY, x0, x1, label, source_label).converged
-
-
-def test_matching_conditions_is_transport_of_both_together():
-    """Against the assignment of least total cost, by the matrix computed here."""
-    x0, x1 = two_ends(rows=20, event=(2,))
-    conds = {"a": x1[:, 0] ** 2, "b": x1}
-    source_conds = {"a": x0[:, 1], "b": x0 + 3}
-    pairing = matching_conditions(exact(), weight=2.0)(KEY, x0, x1, conds, source_conds)
-    cost = brute_cost(x0, x1)
-    apart = brute_cost(source_conds["a"], conds["a"]) + brute_cost(source_conds["b"], conds["b"])
-    total = cost / cost.mean() + 2 * apart / apart.mean()
-    source, target = scipy.optimize.linear_sum_assignment(total)
-    np.testing.assert_array_equal(np.asarray(pairing.source_index)[target], source)
-    assert (exact()(KEY, x0, x1).source_index != pairing.source_index).any()
 
 
 def test_equal_conditions_change_nothing():

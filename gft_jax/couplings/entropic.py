@@ -48,7 +48,7 @@ def entropic_plan(
     unit = jnp.where(mean > 0, mean, 1)
     scaled = penalised(squared, penalty) / epsilon * (1 if relative else unit)
     # ott's entropic term is relative to the counting measure; the constant makes it relative to the uniform law.
-    # Without it the mass of a plan with relaxed marginals would grow with the rows, and the threshold be smaller beside it.
+    # Without it the mass of a plan with relaxed marginals would grow with the rows, and the threshold mean less.
     offset = 2 * jnp.log(jnp.asarray(rows, squared.dtype))
     tau = [1.0 if p == math.inf else p / (p + epsilon) for p in (target_penalty, source_penalty)]
     # ott is given the matrix, and not the points: it would multiply them at the default (TF32) precision.

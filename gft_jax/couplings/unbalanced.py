@@ -38,7 +38,7 @@ def unbalanced(
 
     For outliers of the data: one that is farther than the others by c in units of m weighs about ``exp(-c / r1)``.
     Bias: the weights of all others fall with their distance too, which draws the data towards the source, in
-    proportion to 1 / r1. Between normal laws in the plane the mean of the weighted data lay 0.1 to 0.2 of a
+    proportion to 1 / r1. Between normal laws in the plane the mean of the weighted data lay 0.08 to 0.2 of a
     standard deviation off at ``r1 = 1``, and 0.03 to 0.08 at 3. An outlier that is no farther from the source than the
     data, on its other side, is not recognised. Outliers enlarge m, so many of them need a smaller r1.
 
