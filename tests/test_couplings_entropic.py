@@ -142,10 +142,10 @@ def test_one_to_one_pairs_are_drawn_from_the_plan_without_repetition():
 
 def test_one_to_one_pairs_of_a_plan_that_is_no_plan():
     """All equal, forbidden throughout, no numbers: still a permutation."""
-    ends = jnp.zeros((4, 1))
+    ends, pair = jnp.zeros((4, 1)), jax.jit(one_to_one)
     for fill in (0.0, -np.inf, np.nan):
         given = Plan(jnp.full((4, 4), fill), jnp.zeros((4, 4)), jnp.array(False), jnp.array(1.0))
-        pairing = one_to_one(KEY, given, ends, ends)
+        pairing = pair(KEY, given, ends, ends)
         np.testing.assert_array_equal(np.sort(pairing.source_index), np.arange(4))
         assert not pairing.converged
 
