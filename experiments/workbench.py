@@ -100,12 +100,10 @@ class Workbench:
             seed=seed,
             coupling=self._coupling,
         )
-        pairing = stream.pairing(0)
-        if not pairing.converged:
-            error = float(pairing.marginal_error)
-            raise Stopped(
-                f"the {config.coupling} coupling does not converge on this data (marginal error {error:.2g})"
-            )
+        try:
+            gft.couplings.require_converged(stream.pairing(0))
+        except ValueError as error:
+            raise Stopped(f"the {config.coupling} coupling does not converge on this data: {error}") from error
         if not replays:
             return stream
         replay = gft.pairing.batches(
