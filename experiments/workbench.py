@@ -103,7 +103,9 @@ class Workbench:
         try:
             gft.couplings.require_converged(stream.pairing(0))
         except ValueError as error:
-            raise Stopped(f"the {config.coupling} coupling does not converge on this data: {error}") from error
+            raise Stopped(
+                f"the {config.coupling} coupling does not converge on this data: {error}"
+            ) from error
         if not replays:
             return stream
         replay = gft.pairing.batches(
