@@ -23,6 +23,15 @@ SEED = 0
 CHUNK = 50
 
 
+def samples_of_base(
+    drift: Drift, base_params: Params, shape: tuple[int, ...], num_steps: int, seed: int
+) -> np.ndarray:
+    """Samples of the base of this shape ``(num, *event)`` by Euler's method, always of the noise of the seed."""
+    noise = jax.random.normal(jax.random.key(seed), shape)
+    sample = jax.jit(lambda params, x: gft.sampling.sample_ode(drift, params, x, num_steps=num_steps).x)
+    return np.asarray(sample(base_params, noise))
+
+
 def base_of_run(
     config: RunSettings,
     folder: RunFolder,

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import gft_jax as gft
-from experiments.base_flow import base_of_run
+from experiments.base_flow import base_of_run, samples_of_base
 from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
@@ -116,11 +116,10 @@ class Workbench:
     def _base_samples(self, base_params: Params) -> np.ndarray:
         """Samples of the base, for rehearsal: always the same ones, sampled once."""
         if self._replayed is None or self._replayed[0] is not base_params:
-            num_steps = self.config.sampling_steps
             shape = (self.config.controls.num_replay, *self.event_shape)
-            noise = jax.random.normal(jax.random.key(REPLAY_SEED), shape)
-            sample = jax.jit(lambda p, x: gft.sampling.sample_ode(self.drift, p, x, num_steps=num_steps).x)
-            self._replayed = base_params, np.asarray(sample(base_params, noise))
+            num_steps = self.config.sampling_steps
+            samples = samples_of_base(self.drift, base_params, shape, num_steps, REPLAY_SEED)
+            self._replayed = base_params, samples
         return self._replayed[1]
 
     def watch(self, folder: RunFolder, name: str, seed: int) -> Watch | None:

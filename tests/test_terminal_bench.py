@@ -9,6 +9,7 @@ import pytest
 
 import gft_jax as gft
 from experiments import report
+from experiments.base_flow import samples_of_base
 from experiments.configs.terminal import Terminal
 from experiments.data.shifted import ShiftedData
 from experiments.methods import PATHS
@@ -91,8 +92,7 @@ def test_base_samples_are_those_of_the_base():
     def constant(params, t, x, cond=None):
         return 0 * x + params
 
-    ours = ratios.samples_of_base(CONFIG, constant, jnp.asarray(3.0), (2,))
-    noise = ratios.samples_of_base(CONFIG, constant, jnp.asarray(0.0), (2,))
+    ours, noise = (samples_of_base(constant, jnp.asarray(speed), (30, 2), 3, 0) for speed in (3.0, 0.0))
     assert ours.shape == (30, 2)
     np.testing.assert_allclose(ours, noise + 3, atol=1e-5)
     assert abs(noise.mean()) < 0.6

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
+from experiments.configs.settings import RunSettings, require
+
 Domain = Literal["toy2d", "digits"]
 
 Config = TypeVar("Config")
@@ -20,3 +22,20 @@ def defaults_for(defaults: Mapping[Domain, Config], arguments: Sequence[str]) ->
     ]
     named = [config for domain, config in defaults.items() if given and domain == given[-1]]
     return [*named, *defaults.values()][0]
+
+
+def check_own_settings(config: RunSettings, domain: Domain, own: Mapping[Domain, Sequence[str]]) -> None:
+    """Refuses settings that differ from their defaults where another domain alone has them.
+
+    Args:
+        config: the settings.
+        domain: their domain.
+        own: names of settings that one domain alone has.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for other, names in own.items():
+        for name in names if other != domain else ():
+            value = getattr(config, name)
+            require(value == getattr(type(config), name), name, value, f"only with --domain {other}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from experiments.configs.domains import Domain
+from experiments.configs.domains import Domain, check_own_settings
 from experiments.configs.settings import RunSettings, require
 from experiments.data.toy2d import Law
 from experiments.reward.names import check_truncation, parse_method, run_name, split_run
@@ -128,8 +128,7 @@ class Reward(RunSettings):
         for name in runs:
             check_truncation(parse_method(split_run(name)[0]), self.sampling_steps)
         require(len(set(runs)) == len(runs), "methods", self.methods, "each run once")
-        affine = self.path in ("linear", "trigonometric")
-        require(affine, "path", self.path, "linear or trigonometric, which have a memoryless process")
+        self.check_memoryless()
         require(self.sampling_steps >= 2, "sampling_steps", self.sampling_steps, "at least 2")
         require(self.matched_points >= 1, "matched_points", self.matched_points, "at least 1")
         require(
@@ -143,10 +142,7 @@ class Reward(RunSettings):
         positive = 0 < self.curvature < math.inf
         require(positive, "curvature", self.curvature, "a finite number above 0")
         require(0 <= self.target_class <= 9, "target_class", self.target_class, "a class, 0 to 9")
-        for domain, names in _OF_DOMAIN.items():
-            for name in names if domain != self.domain else ():
-                unset = getattr(self, name) == getattr(Reward, name)
-                require(unset, name, getattr(self, name), f"only with --domain {domain}")
+        check_own_settings(self, self.domain, _OF_DOMAIN)
         require(self.classifier_steps >= 1, "classifier_steps", self.classifier_steps, "at least 1")
 
     def facts(self) -> dict[str, Any]:

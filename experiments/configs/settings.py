@@ -113,6 +113,15 @@ class RunSettings(ABC):
         divides = self.steps % self.eval_every == 0
         require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
 
+    def check_memoryless(self) -> None:
+        """Refuses a path without a memoryless process, for methods that need one.
+
+        Raises:
+            ValueError: naming those that have one.
+        """
+        affine = self.path in ("linear", "trigonometric")
+        require(affine, "path", self.path, "linear or trigonometric, which have a memoryless process")
+
 
 @dataclass(frozen=True)
 class Settings(RunSettings):

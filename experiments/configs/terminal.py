@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from experiments.configs.domains import Domain
+from experiments.configs.domains import Domain, check_own_settings
 from experiments.configs.settings import MethodName, Settings, require
 from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
@@ -91,8 +91,7 @@ class Terminal(Settings):
     def check(self) -> None:
         """Refuses settings that cannot work."""
         super().check()
-        affine = self.path in ("linear", "trigonometric")
-        require(affine, "path", self.path, "linear or trigonometric, which have a memoryless process")
+        self.check_memoryless()
         require(
             self.coupling == "independent",
             "coupling",
@@ -110,10 +109,7 @@ class Terminal(Settings):
         require(self.adjoint_limit > 1, "adjoint_limit", self.adjoint_limit, "above 1")
         if self.domain == "toy2d":
             require(self.source != self.target, "target", self.target, "another law than the source")
-        for domain, names in _OF_DOMAIN.items():
-            for name in names if domain != self.domain else ():
-                unset = getattr(self, name) == getattr(Terminal, name)
-                require(unset, name, getattr(self, name), f"only with --domain {domain}")
+        check_own_settings(self, self.domain, _OF_DOMAIN)
 
     def data(self) -> ShiftedData:
         """Points ``[num, 2]``, or images ``[num, 8, 8]``."""

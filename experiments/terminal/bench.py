@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import gft_jax as gft
+from experiments.base_flow import samples_of_base
 from experiments.configs.terminal import Terminal
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate
@@ -16,7 +17,7 @@ from experiments.methods import Method
 from experiments.reward.diagnostics import check_adjoints, means
 from experiments.run_folder import RunFolder
 from experiments.terminal.methods import TERMINAL_METHODS, method_of
-from experiments.terminal.ratio import ratio_of, record_ratio, samples_of_base
+from experiments.terminal.ratio import ratio_of, record_ratio
 from experiments.terminal.tempered import TemperedLaws
 from experiments.workbench import Workbench
 from gft_jax.cooling import Cooling
@@ -24,6 +25,7 @@ from gft_jax.density_ratio import DensityRatio
 from gft_jax.pairing import Batches
 from gft_jax.types import Params
 
+BASE_SEED = 20_261_121
 NUM_LAW = 2048
 """Points of a law ``q^w p^(1 - w)`` that samples are compared with."""
 
@@ -44,7 +46,9 @@ class TerminalBench(Workbench):
     ) -> tuple[Params, Evaluate, np.ndarray]:
         """As of any adaptation; then the base is sampled and the ratio learned, and what it is worth is logged."""
         base_params, evaluate, samples = super().prepare(folder, cache, with_path_kl)
-        self._base_rows = samples_of_base(self.config, self.drift, base_params, self.event_shape)
+        shape = (self.config.num_base_samples, *self.event_shape)
+        num_steps = self.config.sampling_steps
+        self._base_rows = samples_of_base(self.drift, base_params, shape, num_steps, BASE_SEED)
         self._ratio = ratio_of(self.config, self.data.target, self._base_rows)
         record_ratio(folder, self.config, self._ratio, self.data, self._base_rows, self._laws)
         return base_params, evaluate, samples

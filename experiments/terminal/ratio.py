@@ -4,29 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import gft_jax as gft
 from experiments.configs.terminal import Terminal
 from experiments.data.shifted import ShiftedData
 from experiments.data.toy2d import log_density
 from experiments.run_folder import RunFolder
 from experiments.terminal.tempered import TemperedLaws
 from gft_jax.density_ratio import DensityRatio, effective_sample_size, fit_density_ratio
-from gft_jax.types import Drift, Params
 
-BASE_SEED = 20_261_121
 RATIO_SEED = 20_261_122
 WEIGHTS = tuple(np.linspace(0.05, 1.0, 20).round(2).tolist())
 """Target weights at which the effective sample size is logged."""
-
-
-def samples_of_base(
-    config: Terminal, drift: Drift, base_params: Params, event: tuple[int, ...]
-) -> np.ndarray:
-    """Samples of the base ``[num_base_samples, *event]``, always of the same noise."""
-    noise = jax.random.normal(jax.random.key(BASE_SEED), (config.num_base_samples, *event))
-    num_steps = config.sampling_steps
-    sample = jax.jit(lambda params, x: gft.sampling.sample_ode(drift, params, x, num_steps=num_steps).x)
-    return np.asarray(sample(base_params, noise))
 
 
 def ratio_of(config: Terminal, target: np.ndarray, base: np.ndarray) -> DensityRatio:

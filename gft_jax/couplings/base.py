@@ -1,6 +1,7 @@
 """What a coupling is and returns, and what all couplings share: checks, squared distances, moving rows."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -159,6 +160,24 @@ def check_dense(x0: Shaped[Array | np.ndarray, "..."], x1: Shaped[Array | np.nda
             f"float32, and several are held. At most {MAX_ROWS} rows can be coupled at once: pair a large dataset "
             f"in batches (gft_jax.pairing.batches with a smaller batch_size), or use independent()"
         )
+
+
+def by_matrix(pair: Callable[[Array, Array, Array, Array | None], Pairing]) -> PenalisedCoupling:
+    """The coupling that checks its ends and hands them on flat, ``pair(key, x0, x1, penalty)``."""
+
+    def couple(
+        key: Key[Array, ""],
+        x0: Shaped[Array | np.ndarray, "..."],
+        x1: Shaped[Array | np.ndarray, "..."],
+        cond: Any = None,
+        source_cond: Any = None,
+        *,
+        penalty: Array | None = None,
+    ) -> Pairing:
+        check_dense(x0, x1)
+        return pair(key, *flat_ends(x0, x1), penalty)
+
+    return couple
 
 
 @jax.jit

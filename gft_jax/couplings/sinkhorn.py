@@ -1,18 +1,15 @@
 """The entropic optimal coupling of a batch: pairs drawn from the plan of Sinkhorn's algorithm."""
 
 import math
-from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array
 
 from gft_jax.couplings.base import (
     Pairing,
     PenalisedCoupling,
-    check_dense,
+    by_matrix,
     check_positive,
-    flat_ends,
     squared_distances,
 )
 from gft_jax.couplings.rounding import Rounding, drawn
@@ -94,16 +91,4 @@ def sinkhorn(
         )
         return rounding(key, plan, x0, x1)
 
-    def couple(
-        key: Key[Array, ""],
-        x0: Shaped[Array | np.ndarray, "..."],
-        x1: Shaped[Array | np.ndarray, "..."],
-        cond: Any = None,
-        source_cond: Any = None,
-        *,
-        penalty: Array | None = None,
-    ) -> Pairing:
-        check_dense(x0, x1)
-        return pair(key, *flat_ends(x0, x1), penalty)
-
-    return couple
+    return by_matrix(pair)

@@ -1,19 +1,16 @@
 """The unbalanced entropic coupling of a batch: rows of x1 that lie too far away lose their weight."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array
 
 from gft_jax.couplings.base import (
     Pairing,
     PenalisedCoupling,
-    check_dense,
+    by_matrix,
     check_positive,
-    flat_ends,
     squared_distances,
 )
 from gft_jax.couplings.rounding import drawn
@@ -90,16 +87,4 @@ def unbalanced(
         cost = jnp.mean(weight * jnp.sum(law * plan.squared, axis=1))
         return pairing._replace(weight=weight, cost=cost)
 
-    def couple(
-        key: Key[Array, ""],
-        x0: Shaped[Array | np.ndarray, "..."],
-        x1: Shaped[Array | np.ndarray, "..."],
-        cond: Any = None,
-        source_cond: Any = None,
-        *,
-        penalty: Array | None = None,
-    ) -> Pairing:
-        check_dense(x0, x1)
-        return pair(key, *flat_ends(x0, x1), penalty)
-
-    return couple
+    return by_matrix(pair)
