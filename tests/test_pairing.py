@@ -92,12 +92,16 @@ def test_sources_and_couplings_need_not_be_hashable():
     np.testing.assert_array_equal(noise.x0, straight.x0)
 
 
-def test_a_stream_that_is_gone_leaves_nothing_of_its_source_behind():
-    x1 = np.zeros((4, 3), np.float32)
-    source = rows_of(np.ones((5, 3), np.float32))
-    stream, alive = batches(x1, batch_size=2, seed=0, source=source), weakref.ref(source)
+@pytest.mark.parametrize("as_closure", [True, False])
+def test_a_stream_that_is_gone_leaves_nothing_of_its_source_behind(as_closure):
+    rows = jnp.ones((5, 3))
+    source = (lambda keys: (rows[: len(keys)], None)) if as_closure else rows_of(rows)
+    stream, alive = (
+        batches(np.zeros((4, 3), np.float32), batch_size=2, seed=0, source=source),
+        weakref.ref(rows),
+    )
     assert stream.batch(0).x0.shape == (2, 3)
-    del source
+    del source, rows
     assert alive() is not None
     del stream
     gc.collect()

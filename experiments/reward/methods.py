@@ -33,10 +33,9 @@ def at_strength(stream: Batches, method: Method, strength: float) -> Batches:
     def with_factor(batch: gft.Batch) -> gft.Batch:
         return batch._replace(cond=jnp.full(batch.key.shape, factor, jnp.float32))
 
-    return Batches(
-        lambda step: with_factor(stream.batch(step)),
-        lambda first, count: with_factor(stream.many(first, count)),
-        stream.pairing,
+    return stream._replace(
+        batch=lambda step: with_factor(stream.batch(step)),
+        many=lambda first, count: with_factor(stream.many(first, count)),
     )
 
 

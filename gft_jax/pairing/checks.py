@@ -1,0 +1,62 @@
+"""What all streams refuse before any work starts."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from gft_jax.conditions import check_rows
+
+
+def check_data(name: str, rows: Array | np.ndarray) -> None:
+    """Refuses a dataset that is empty, not floating-point or not finite."""
+    if np.ndim(rows) < 1 or len(rows) == 0:
+        raise ValueError(
+            f"{name} is empty (shape {np.shape(rows)}): give an array [num, *event] with num >= 1"
+        )
+    if not jnp.issubdtype(rows.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1]"
+        )
+    _check_finite(name, rows)
+
+
+def check_integer(name: str, value: Any, smallest: int) -> None:
+    """Refuses what is not an integer, or below the smallest that is allowed."""
+    if not isinstance(value, numbers.Integral) or value < smallest:
+        raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
+
+
+def check_cond(name: str, cond: Any, num_rows: int) -> None:
+    """Refuses conditions of another number of rows, or that are not finite."""
+    check_rows(name, cond, num_rows)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            _check_finite(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
+def check_labels(cond: Any, num_classes: int) -> None:
+    """Refuses conditions that are not integer labels ``[num]`` in [0, num_classes)."""
+    labels = None if cond is None else np.asarray(cond)
+    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        found = "no cond" if labels is None else f"shape {labels.shape}, dtype {labels.dtype}"
+        raise ValueError(f"num_classes={num_classes} needs cond to be integer labels [num], got {found}")
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(labels)} labels are out of range: rows {bad[:5].tolist()} hold "
+            f"{labels[bad[:5]].tolist()}, allowed are 0 to {num_classes - 1}"
+        )
+
+
+def _check_finite(name: str, rows: Array | np.ndarray) -> None:
+    finite = np.isfinite(np.asarray(rows)).reshape(len(rows), -1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
+        raise ValueError(
+            f"{name} holds {finite.size - finite.sum()} values that are not finite, in {len(bad)} of {len(rows)} "
+            f"rows (the first: {bad[:5].tolist()}): remove or repair these rows"
+        )
