@@ -1,11 +1,12 @@
 """Pairs made from a transport plan: drawn with repetition, or one to one."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from gft_jax.couplings.base import Pairing, permutation_pairing
 
@@ -33,17 +34,24 @@ def drawn(key: Key[Array, ""], plan: Plan, x0: Shaped[Array, "..."], x1: Shaped[
     Pairs have the law of the plan, so that a Schroedinger bridge stays one; but an x0 may be used several times, or
     never: for a blurred plan 1 - 1/e = 63 % of the rows of x0 are used.
     """
+    law = _law(plan)
+    # A block of partners first, then one of the block: as many random numbers for a row as two roots of its partners.
     rows = len(plan.log)
-    # One key a row: the draws of two rows of x1 are independent.
-    partner = jax.vmap(jax.random.categorical)(jax.random.split(key, rows), plan.log)
+    size = math.ceil(math.sqrt(rows))
+    blocks = jnp.pad(law, ((0, 0), (0, size**2 - rows))).reshape(rows, size, size)
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, rows))  # rows of x1 draw independently
+    draw = jax.vmap(jax.random.categorical)
+    block = draw(keys[:, 0], jnp.log(jnp.sum(blocks, axis=2)))
+    within = draw(keys[:, 1], jnp.log(blocks[jnp.arange(rows), block]))
+    partner = jnp.minimum(block * size + within, rows - 1)  # where the plan is not a number
     return Pairing(
         source_index=partner.astype(jnp.int32),
         target_index=jnp.arange(rows, dtype=jnp.int32),
         weight=None,
         converged=plan.converged,
-        cost=jnp.mean(jnp.sum(jax.nn.softmax(plan.log, axis=1) * plan.squared, axis=1)),
+        cost=jnp.mean(jnp.sum(law * plan.squared, axis=1)),
         marginal_error=plan.marginal_error,
-        entropy=_entropy(plan),
+        entropy=_entropy(law),
     )
 
 
@@ -52,43 +60,35 @@ def one_to_one(
 ) -> Pairing:
     """Pairs drawn from the plan without repetition: every row of x0 and of x1 is used exactly once.
 
-    Pairs ``(i, j)`` are drawn one after another with probability proportional to ``P_ij`` among the rows that are
-    left: the plan plus Gumbel noise, in the log domain, and the largest entries first. As epsilon falls the result
-    becomes the exact assignment, as it grows a uniformly random permutation. Both marginals are exact, also of a
-    plan that has not converged; what the law of the pairs loses is that of the last pairs, which take what is left.
+    The rows of x1, in random order, draw one after another from their laws under the plan, restricted to the rows of x0
+    that are left. As epsilon falls the result becomes the exact assignment, as it grows a uniformly random
+    permutation. Both marginals are exact, also of a plan that has not converged; what the law of the pairs loses is
+    that of the last rows, which take what is left.
 
     ``cost`` and ``marginal_error`` are those of the pairs themselves, ``entropy`` is that of the plan.
     """
-    score = plan.log + jax.random.gumbel(key, plan.log.shape, plan.log.dtype)
-    pairing = permutation_pairing(x0, x1, _largest_first(score))
-    return pairing._replace(converged=plan.converged & pairing.converged, entropy=_entropy(plan))
+    rows = len(plan.log)
+    key_order, key_draws = jax.random.split(key)
+    order = jax.random.permutation(key_order, rows)
+    # Partners of probability zero are last, yet before those that are taken.
+    taken, least = -jnp.inf, jnp.finfo(plan.log.dtype).min
+
+    def draw(free: Array, row_and_key: tuple[Array, Array]) -> tuple[Array, Array]:
+        row, key_row = row_and_key
+        log = jnp.maximum(jnp.nan_to_num(plan.log[row], nan=least), least)
+        partner = jax.random.categorical(key_row, jnp.where(free, log, taken)).astype(jnp.int32)
+        return free.at[partner].set(False), partner
+
+    free = jnp.ones(rows, bool)
+    _, partners = jax.lax.scan(draw, free, (order, jax.random.split(key_draws, rows)))
+    pairing = permutation_pairing(x0, x1, jnp.zeros(rows, jnp.int32).at[order].set(partners))
+    return pairing._replace(converged=plan.converged & pairing.converged, entropy=_entropy(_law(plan)))
 
 
-def _entropy(plan: Plan) -> Float[Array, ""]:
-    law = jax.nn.softmax(plan.log, axis=1)
+def _law(plan: Plan) -> Float[Array, "rows rows"]:
+    """Of the partners of each row of x1."""
+    return jax.nn.softmax(plan.log, axis=1)
+
+
+def _entropy(law: Float[Array, "rows rows"]) -> Float[Array, ""]:
     return jnp.mean(-jnp.sum(jax.scipy.special.xlogy(law, law), axis=1))
-
-
-def _largest_first(score: Float[Array, "rows columns"]) -> Int32[Array, "rows"]:
-    """Column of each row, in the matching that takes the largest entry, strikes out its row and column, and so on.
-
-    An entry that is the largest of its row and of its column is taken whatever else is: so all of these at once.
-    """
-    taken = -jnp.inf
-    # Pairs of probability zero are last, yet before what is struck out; so the largest of all is always free.
-    score = jnp.maximum(jnp.nan_to_num(score, nan=taken), jnp.finfo(score.dtype).min)
-    rows = jnp.arange(len(score))
-
-    def open_rows(state: tuple[Array, Array]) -> Array:
-        return jnp.any(state[1] < 0)
-
-    def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        score, column = state
-        best_column, best_row = jnp.argmax(score, axis=1), jnp.argmax(score, axis=0)
-        mutual = (column < 0) & (best_row[best_column] == rows)
-        column = jnp.where(mutual, best_column, column)
-        struck_column = jnp.zeros(len(score), bool).at[best_column].max(mutual)
-        return jnp.where(mutual[:, None] | struck_column[None, :], taken, score), column
-
-    start = score, jnp.full(len(score), -1, rows.dtype)
-    return jax.lax.while_loop(open_rows, take, start)[1].astype(jnp.int32)

@@ -1,7 +1,5 @@
 """The entropic optimal coupling of a batch: pairs drawn from the plan of Sinkhorn's algorithm."""
 
-import math
-
 import jax
 from jaxtyping import Array
 
@@ -20,7 +18,6 @@ def sinkhorn(
     *,
     absolute_epsilon: float | None = None,
     rounding: Rounding = drawn,
-    start: float | None = None,
     threshold: float = 1e-3,
     max_iterations: int = 2000,
 ) -> PenalisedCoupling:
@@ -28,8 +25,8 @@ def sinkhorn(
 
     The plan P minimises ``sum_ij P_ij |x0_i - x1_j|^2 + epsilon KL(P || uniform)`` under uniform marginals. As
     epsilon goes to 0 it becomes the exact assignment, as epsilon grows the independent coupling. The partner of
-    ``x1_j`` is row i with probability ``P_ij / sum_i P_ij``, drawn in the log domain with a key of its own. So
-    each x1 is kept exactly once, while an x0 may be used several times or never; the law of the partners, over
+    ``x1_j`` is row i with probability ``P_ij / sum_i P_ij``, drawn with a key of its own. So each
+    x1 is kept exactly once, while an x0 may be used several times or never; the law of the partners, over
     the draw and all x1, is within ``marginal_error`` (L1) of uniform over the rows of x0. With
     ``rounding=one_to_one`` each x0 is used once as well.
 
@@ -44,18 +41,16 @@ def sinkhorn(
         absolute_epsilon: the same in units of the squared distance itself, > 0. A Brownian bridge of diffusion g
             becomes a Schroedinger bridge at ``absolute_epsilon = 2 g^2``.
         rounding: makes pairs of the plan: `drawn` or `one_to_one`.
-        start: multiple of epsilon, >= 1, with which the iteration starts; it falls by a factor of 0.8 an iteration,
-            down to 1. By default 1 / epsilon, the mean squared distance (1 for an absolute epsilon): from epsilon =
-            0.01 down this takes about half of the iterations of ``start=1``, or fewer; at 0.05 as many.
         threshold: the iteration stops when the L1 error of the partners' law is below it, > 0.
-        max_iterations: bound on the iterations, >= 1; they are run ten at a time.
+        max_iterations: bound on the iterations, >= 1; they are run eight at a time, after eight for each
+            factor of four by which epsilon comes down from the mean squared distance.
 
     Raises:
         ValueError: for values out of range, or both epsilons at once; when called, for ends of different shapes, or
             more than 16384 rows.
 
     Source: Cuturi, "Sinkhorn distances", arXiv:1306.0895; for flow matching Tong et al., arXiv:2302.00482. The solver
-    is ott-jax (arXiv:2201.12324), which is imported here, since it takes seconds; the schedule of epsilon that of
+    is ott-jax (arXiv:2201.12324), which is imported here, since it takes seconds; how it is kept stable and quick:
     Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport problems", arXiv:1610.06519.
     """
     relative = absolute_epsilon is None
@@ -69,10 +64,6 @@ def sinkhorn(
     check_positive("threshold", threshold)
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be >= 1, got {max_iterations}")
-    if start is None:
-        start = max(1 / strength, 1.0) if relative else 1.0
-    if not (math.isfinite(start) and start >= 1):
-        raise ValueError(f"start is a multiple of epsilon and must be >= 1 and finite, got {start}")
 
     from gft_jax.couplings.entropic import entropic_plan
 
@@ -85,7 +76,6 @@ def sinkhorn(
             None if penalty is None else penalty.T,
             epsilon=strength,
             relative=relative,
-            start=start,
             threshold=threshold,
             max_iterations=max_iterations,
         )
