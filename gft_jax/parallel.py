@@ -1,4 +1,4 @@
-"""Compiled fine-tuners on one device or on many: the only file that knows that devices exist."""
+"""Compiled fine-tuners on one device or on many: with `couplings.devices` all that knows that devices exist."""
 
 import functools
 from collections.abc import Callable, Sequence

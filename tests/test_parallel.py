@@ -1,15 +1,10 @@
 """One device and several give the same run. Fake devices need a process of their own (and a larger thread pool)."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import optax
 import pytest
+from programs import on_fake_devices
 
 import gft_jax as gft
 from gft_jax.loading import init_params
@@ -18,28 +13,7 @@ from gft_jax.loading import init_params
 @pytest.fixture(scope="module")
 def report():
     """What tests/parallel_program.py prints under four fake CPU devices, by name."""
-    flags = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=60"
-    )
-    environment = os.environ | {
-        "NPROC": "16",
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    program = Path(__file__).with_name("parallel_program.py")
-    done = subprocess.run(
-        [sys.executable, str(program), "4"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=program.parents[1],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(re.findall(r"^(\w+) (.*)$", done.stdout, re.MULTILINE))
+    return on_fake_devices("parallel_program.py")
 
 
 def test_the_gradient_is_that_of_one_device(report):

@@ -4,7 +4,8 @@ A coupling is a function ``(key, x0, x1, cond=None, source_cond=None) -> Pairing
 ``independent()`` pairs at random, ``exact()`` at the least total squared distance, ``sinkhorn()`` by drawing
 from the entropic transport plan, ``unbalanced()`` from one that gives outliers less weight. For straight conditional
 paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with equality at the optimal coupling: shorter, straighter paths are what
-optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``.
+optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``. On many
+devices the plan is one over all rows, also inside ``pmap`` (``over_axis``), or one for each share (``per_shard``).
 """
 
 from gft_jax.couplings.base import MAX_ROWS, Coupling, Pairing, PenalisedCoupling, apply
@@ -14,6 +15,7 @@ from gft_jax.couplings.conditional import (
     respecting_conditions,
     respecting_labels,
 )
+from gft_jax.couplings.devices import over_axis, per_shard
 from gft_jax.couplings.diagnostics import Diagnostics, diagnose, require_converged
 from gft_jax.couplings.exact import exact
 from gft_jax.couplings.independent import independent
@@ -37,6 +39,8 @@ __all__ = [
     "matching_conditions",
     "matching_labels",
     "one_to_one",
+    "over_axis",
+    "per_shard",
     "require_converged",
     "respecting_conditions",
     "respecting_labels",
