@@ -40,7 +40,8 @@ def test_a_global_plan_is_that_of_a_single_device(request, name):
     found = checks(request, name)
     assert found["sharded"] < 1e-5
     assert found["pmapped"] < 1e-5
-    assert found.get("shard_mapped", 0) < 1e-5  # of some couplings
+    if name in ("exact", *SLOW[1:]):  # pmap is the same underneath
+        assert found["shard_mapped"] < 1e-5
     assert found["abroad"] > 0.3  # power: most partners come from other devices
 
 
@@ -50,8 +51,8 @@ def test_local_plans_are_those_of_the_shares_and_no_row_travels(request, name):
     assert found["local_sharded"] < 1e-5
     assert found["local_pmapped"] == 0
     assert found["local_abroad"] == 0
-    # Single numbers alone, but for the costs and indices of what is solved on the host.
-    assert found["local_exchange"] <= (8 * 8 * NUM_DEVICES if name in ("exact", "labels") else 1)
+    # Single numbers alone; the matrix of costs only on its way to the host.
+    assert found["local_exchange"] == (8 * 8 * NUM_DEVICES if name in ("exact", "labels") else 1)
     if name != "independent":
         assert found["local_cost"] > 1.01 * found["cost"]
 
