@@ -7,7 +7,7 @@ from programs import call
 from samples import z_score
 
 from experiments.couplings import __main__ as couplings
-from experiments.couplings import flow, page
+from experiments.couplings import scratch, scratch_flow, scratch_page, table
 from experiments.data.eight_to_moons import eight_gaussians, moons
 
 # Laws
@@ -47,22 +47,23 @@ def test_moons_lie_on_two_half_circles_moved_along_the_diagonal():
 
 def test_interval_of_the_mean_covers_at_its_level():
     rng = np.random.default_rng(0)
-    intervals = [page.interval(list(rng.normal(2.0, 0.7, 5))) for _ in range(1000)]
+    intervals = [table.interval(list(rng.normal(2.0, 0.7, 5))) for _ in range(1000)]
     covered = np.mean([low <= 2.0 <= high for low, high in intervals])
     assert covered == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 1000) ** 0.5)
-    assert page.interval([1.0]) is None
+    assert table.interval([1.0]) is None
 
 
 def test_a_reference_touches_the_interval_the_range_or_nothing():
     values = [1.0, 1.1, 1.2, 1.1, 1.6]  # interval of the mean: 0.91 to 1.49
-    assert page.agreement(values, (0.5, 0.95)) == "touches the interval of the mean"
+    assert scratch_page.agreement(values, (0.5, 0.95)) == "touches the interval of the mean"
     assert (
-        page.agreement(values, (1.55, 1.8))
+        scratch_page.agreement(values, (1.55, 1.8))
         == "outside the interval of the mean, within the range of the seeds"
     )
-    assert page.agreement(values, (1.7, 1.8)) == "**outside the range of the seeds**"
+    assert scratch_page.agreement(values, (1.7, 1.8)) == "**outside the range of the seeds**"
     assert (
-        page.agreement([1.0], (1.0, 2.0)) == "outside the interval of the mean, within the range of the seeds"
+        scratch_page.agreement([1.0], (1.0, 2.0))
+        == "outside the interval of the mean, within the range of the seeds"
     )
 
 
@@ -72,10 +73,10 @@ def test_a_reference_touches_the_interval_the_range_or_nothing():
 def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settings(
     monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(flow, "NUM_POINTS", 40)
-    monkeypatch.setattr(flow, "NUM_DATA", 512)
+    monkeypatch.setattr(scratch_flow, "NUM_POINTS", 40)
+    monkeypatch.setattr(scratch_flow, "NUM_DATA", 512)
     out = tmp_path / "runs"
-    given = ("--seeds", "0", "1", "--couplings", "independent", "--steps", "3", "--out", str(out))
+    given = ("scratch", "--seeds", "0", "1", "--couplings", "independent", "--steps", "3", "--out", str(out))
     assert call(monkeypatch, couplings, *given, "--page", str(tmp_path / "page")) == 0
     first, second = (out / f"independent-seed{seed}.json" for seed in (0, 1))
     contents = first.read_bytes(), second.read_bytes()
@@ -84,8 +85,8 @@ def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settin
     assert (tmp_path / "page" / "couplings.png").stat().st_size > 10_000
     second.unlink()
     trainings = []
-    train = couplings.trained
-    monkeypatch.setattr(couplings, "trained", lambda *args: trainings.append(args[1]) or train(*args))
+    train = scratch.trained
+    monkeypatch.setattr(scratch, "trained", lambda *args: trainings.append(args[1]) or train(*args))
     assert call(monkeypatch, couplings, *given, "--page", str(tmp_path / "page")) == 0
     assert trainings == [1]
     assert (first.read_bytes(), second.read_bytes()) == contents
@@ -94,7 +95,9 @@ def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settin
     capsys.readouterr()
     longer = [*given[:-3], "4", *given[-2:]]
     assert call(monkeypatch, couplings, *longer) == 2
-    assert "is of a run of 3 steps, this one has 4: name another folder by --out" in capsys.readouterr().err
-    assert call(monkeypatch, couplings, "--seeds", "1", "1") == 2
+    assert (
+        "is of a run with steps = 3, this one has 4: name another folder by --out" in capsys.readouterr().err
+    )
+    assert call(monkeypatch, couplings, "scratch", "--seeds", "1", "1") == 2
     assert "--seeds is (1, 1); allowed is one or more, each once" in capsys.readouterr().err
     assert (first.read_bytes(), second.read_bytes()) == contents

@@ -1,21 +1,10 @@
 """Table and figure of the runs of a folder."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from experiments.configs.settings import CouplingName
-
-
-class Column(NamedTuple):
-    """A number of the table."""
-
-    name: str
-    title: str
-    digits: int
-
+from experiments.couplings.table import Column, between, interval
 
 COLUMNS = (
     Column("w2", "W2, 100 Euler steps", 2),
@@ -23,7 +12,7 @@ COLUMNS = (
     Column("normalised_path_energy", "normalised path energy", 2),
     Column("path_length", "path length", 2),
 )
-REFERENCE: dict[CouplingName, dict[str, tuple[float, float]]] = {
+REFERENCE: dict[str, dict[str, tuple[float, float]]] = {
     "independent": {
         "w2": (0.58, 0.60),
         "one_step_w2": (2.23, 2.24),
@@ -33,16 +22,8 @@ REFERENCE: dict[CouplingName, dict[str, tuple[float, float]]] = {
 }
 """Lowest and highest of two seeds of another run of this setting, to compare with."""
 
-Numbers = Mapping[CouplingName, Mapping[int, Mapping[str, float]]]
+Numbers = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Numbers by coupling, seed and name."""
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of the mean of normal values; None for a single one."""
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def agreement(values: Sequence[float], reference: tuple[float, float]) -> str:
@@ -65,19 +46,15 @@ def table(numbers: Numbers) -> str:
     for coupling, by_seed in numbers.items():
         for column in COLUMNS:
             values = [found[column.name] for found in by_seed.values()]
-
-            def between(ends: tuple[float, float] | None, digits: int = column.digits) -> str:
-                return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
-
             reference = REFERENCE.get(coupling, {}).get(column.name)
             cells = (
                 coupling,
                 column.title,
                 f"{np.mean(values):.{column.digits}f}",
-                between(interval(values)),
-                between((min(values), max(values))),
+                between(interval(values), column.digits),
+                between((min(values), max(values)), column.digits),
                 str(len(values)),
-                between(reference),
+                between(reference, column.digits),
                 "" if reference is None else agreement(values, reference),
             )
             lines.append(f"| {' | '.join(cells)} |")

@@ -1,6 +1,6 @@
 """One run: a flow from eight gaussians to two moons, trained with a coupling and measured on fresh points."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import optax
 
 import gft_jax as gft
 from experiments.configs.settings import CouplingName
+from experiments.couplings.comparison import Outcome
 from experiments.data.eight_to_moons import eight_gaussians, moons
 from experiments.methods import COUPLINGS
 from experiments.plain_mlp import PlainMLP
@@ -25,16 +26,6 @@ NUM_PATHS = 200
 """Paths that are kept for the figure."""
 CHUNK = 100
 _DATA_SEED, _TEST_SEED = 20_230_201, 20_230_202
-
-
-class Measured(NamedTuple):
-    """A trained flow in numbers, and some of its paths."""
-
-    numbers: dict[str, float]
-    """``w2``: exact W2 of samples by Euler steps and as many points of the moons; ``one_step_w2``: of samples by one
-    step; ``normalised_path_energy``; ``path_length``; ``floor``: W2 of two sets of points of the moons."""
-    paths: np.ndarray
-    """``[EULER_STEPS + 1, NUM_PATHS, 2]``."""
 
 
 def trained(coupling: CouplingName, seed: int, num_steps: int) -> tuple[Drift, Params]:
@@ -59,8 +50,14 @@ def trained(coupling: CouplingName, seed: int, num_steps: int) -> tuple[Drift, P
     return drift, state.params
 
 
-def measured(drift: Drift, params: Params, seed: int) -> Measured:
-    """Numbers of a flow on test points of its seed, which are the same for every coupling."""
+def measured(drift: Drift, params: Params, seed: int) -> Outcome:
+    """Numbers of a flow on test points of its seed, which are the same for every coupling, and some of its paths.
+
+    Returns:
+        The numbers: ``w2``, exact W2 of samples by Euler steps and as many points of the moons; ``one_step_w2``, of
+        samples by one step; ``normalised_path_energy``; ``path_length``; ``floor``, W2 of two sets of points of the
+        moons. The array ``paths`` ``[EULER_STEPS + 1, NUM_PATHS, 2]``.
+    """
     key = jax.random.fold_in(jax.random.key(_TEST_SEED), seed)
     x0, _ = eight_gaussians(jax.random.split(key, NUM_POINTS))
     generator = np.random.default_rng([_TEST_SEED, seed])
@@ -80,6 +77,7 @@ def measured(drift: Drift, params: Params, seed: int) -> Measured:
         "path_length": float(jnp.mean(gft.metrics.path_length(sample.trajectory))),
         "floor": gft.metrics.w2(others, data),
     }
-    return Measured(
-        {name: float(value) for name, value in numbers.items()}, np.asarray(sample.trajectory[:, :NUM_PATHS])
+    return Outcome(
+        {name: float(value) for name, value in numbers.items()},
+        {"paths": np.asarray(sample.trajectory[:, :NUM_PATHS])},
     )
