@@ -160,7 +160,9 @@ def path_kl_to_base(
     return path_kl
 
 
-def coupled_pairs(target: np.ndarray, coupling: Coupling, batch_size: int) -> gft.Batch:
+def coupled_pairs(
+    target: np.ndarray, coupling: Coupling, batch_size: int, coupled_batches: int = 1
+) -> gft.Batch:
     """Rows of as many training batches as it takes to see all data of fine-tuning, always the same ones.
 
     The effective target weight compares the student with the velocity between noise and data as they are paired in
@@ -169,12 +171,19 @@ def coupled_pairs(target: np.ndarray, coupling: Coupling, batch_size: int) -> gf
     Args:
         target: data of fine-tuning ``[num, *event]``.
         coupling: that of training.
-        batch_size: rows that are coupled with each other.
+        batch_size: rows of a batch.
+        coupled_batches: batches whose rows are coupled at once.
 
     Returns:
         ``num`` rows, rounded up to whole batches.
     """
-    stream = gft.pairing.batches(target, batch_size=batch_size, seed=NOISE_SEED, coupling=coupling)
+    stream = gft.pairing.batches(
+        target,
+        batch_size=batch_size,
+        seed=NOISE_SEED,
+        coupling=coupling,
+        pair_size=batch_size * coupled_batches,
+    )
     drawn = [stream.batch(step) for step in range(-(-len(target) // batch_size))]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
 

@@ -17,7 +17,7 @@ from gft_jax.cooling import effective_target_weight, target_weight
 from gft_jax.finetuning import StepInfo, TrainState
 from gft_jax.loading import params_folder
 from gft_jax.metrics import NotFinite
-from gft_jax.pairing import Batches
+from gft_jax.pairing import Batches, ahead
 from gft_jax.parallel import Runner
 from gft_jax.types import Params
 
@@ -67,6 +67,8 @@ class Loop(NamedTuple):
     """Stops a run that cannot go on, by `Stopped`; called after each chunk."""
     diagnose: Callable[[Mapping[str, Any]], dict[str, float]] = lambda stats: {}
     """Diagnostics of the objective by name, each ``[steps]`` of a chunk -> what is logged of them."""
+    diagnoses_coupling: bool = False
+    """Whether diagnostics of the pairing are logged, at the first step and with each checkpoint."""
 
     def train(
         self,
@@ -103,7 +105,11 @@ class Loop(NamedTuple):
             scores, samples = evaluate(shown(self.runner.fetch(state.params), host_base))
             return scores if watch is None else scores | watch(step, samples)
 
-        with Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints:
+        with (
+            Checkpoints(self.run.path / "checkpoints" / final.name) as checkpoints,
+            # The next chunk is paired while this one is trained on and evaluated.
+            ahead(self.stream, depth=1, num_steps=self.num_steps) as stream,
+        ):
             state, clock = self._start_or_continue(checkpoints, state, score)
             step = int(state.step)
             bar = tqdm(
@@ -112,7 +118,7 @@ class Loop(NamedTuple):
             kept = checkpoints.latest_step()
             while step < self.num_steps:
                 started = time.perf_counter()
-                batches = self.stream.many(step, self.chunk)
+                batches = stream.many(step, self.chunk)
                 state, infos = self.runner.step_many(state, base_params, batches)
                 infos = jax.device_get(infos)
                 clock.add(time.perf_counter() - started, self.chunk)
@@ -131,6 +137,7 @@ class Loop(NamedTuple):
                         f"{name}: evaluation after step {step} failed: {error}; {advice}"
                     ) from error
                 if step % (self.chunk * chunks_per_checkpoint) == 0 or step == self.num_steps:
+                    self._log_coupling(step)
                     checkpoints.save(step, self.runner.fetch(state), {"clock": clock.reading()})
                     kept = step
                 bar.set_postfix(
@@ -162,10 +169,19 @@ class Loop(NamedTuple):
                 tqdm.write(f"{name}: no checkpoint can be restored; starts at step 0")
             self.run.rewind(self.method, self.seed, -1)
             self.run.log([self._row("evaluation", step=0, **score(state, 0))])
+            self._log_coupling(0)
             return state, Clock()
         self.run.rewind(self.method, self.seed, int(restored.step))
         tqdm.write(f"{name}: continues at step {int(restored.step)}")
         return self.runner.place(restored), Clock(**metadata["clock"])
+
+    def _log_coupling(self, step: int) -> None:
+        if self.diagnoses_coupling:
+            found = self.stream.diagnose(step)._asdict()
+            row = {name: float(value) for name, value in found.items()} | {
+                "converged": bool(found["converged"])
+            }
+            self.run.log([self._row("coupling", step=step, **row)])
 
     def _row(self, kind: str, **values: Any) -> dict[str, Any]:
         return {"kind": kind, "method": self.method, "seed": self.seed, **values}

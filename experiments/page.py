@@ -61,7 +61,7 @@ def render(
     methods: Sequence[str],
     images: Mapping[str, bytes],
     absent: Sequence[str],
-    cards: str = "",
+    sections: str = "",
     columns: Sequence[Column] = COLUMNS,
 ) -> str:
     """The page as HTML that refers to nothing outside itself.
@@ -72,7 +72,7 @@ def render(
         methods: methods of the run; their order gives the colours.
         images: PNG and GIF files by their names; any of those that have a caption may be missing.
         absent: what the run lacks, a sentence each.
-        cards: the section of the report cards, as HTML.
+        sections: more sections, as HTML, of the coupling and of report cards.
         columns: of the table.
     """
     experiment, (source, target), shift = config.get("experiment", "run"), laws(config), shift_of(config)
@@ -100,7 +100,7 @@ def render(
 {_table(table, methods, columns)}
 {_meanings(columns)}
 </section>
-{cards}<section>
+{sections}<section>
 <h2>Figures</h2>
 {"".join(_figure(name, images[name]) for name in CAPTIONS if name in images)}
 </section>

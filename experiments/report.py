@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from experiments import plots
 from experiments.card_page import card_section
 from experiments.cards import read_cards
+from experiments.coupling_section import coupling_section, unconverged
 from experiments.files import read_arrays, read_json, write_atomically
 from experiments.page import listing, render, setting
 from experiments.path_kl_figure import path_kls
@@ -68,8 +69,8 @@ def write_report(folder: str | Path) -> Path:
     images = {name: (folder / name).read_bytes() for name in shown}
     absent = absences(config, rows, table, methods, samples) + absent
     page = folder / "report.html"
-    cards = card_section(read_cards(folder))
-    write_atomically(page, render(config, table, methods, images, absent, cards, columns))
+    sections = coupling_section(config, rows) + card_section(read_cards(folder))
+    write_atomically(page, render(config, table, methods, images, absent, sections, columns))
     return page
 
 
@@ -169,6 +170,7 @@ def absences(
     absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
     absent += [f"No path KL: {row['reason']}" for row in rows if row["kind"] == "no path KL"]
     absent += doubts(config, rows, methods)
+    absent += unconverged(rows)
     present = {row.method for row in table}
     if "base" not in present:
         absent.append("The base before fine-tuning was not evaluated.")

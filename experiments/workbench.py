@@ -68,7 +68,7 @@ class Workbench:
         base_params = base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
         pairs = None
         if config.coupling != "independent":
-            pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size)
+            pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size, config.coupled_batches)
         first, path_kl = config.seeds[0], None  # base and floor are the same for all seeds
         if with_path_kl:
             try:
@@ -94,11 +94,13 @@ class Workbench:
         config, every = self.config, self.config.controls.replay_every
         replays = self.method(name).replays
         num_replayed = config.batch_size // every if replays else 0
+        num_new = config.batch_size - num_replayed
         stream = gft.pairing.batches(
             self.data.target,
-            batch_size=config.batch_size - num_replayed,
+            batch_size=num_new,
             seed=seed,
             coupling=self._coupling,
+            pair_size=num_new * config.coupled_batches,
         )
         try:
             gft.couplings.require_converged(stream.pairing(0))
@@ -140,4 +142,6 @@ class Workbench:
             chunk=config.eval_every,
             rate_flag="--learning-rate" if method.from_base else "--base-learning-rate",
             evaluated=method.evaluated,
+            # The pairs are the same for all methods, but for those that replay.
+            diagnoses_coupling=config.coupling != "independent" and name == config.methods[0],
         )

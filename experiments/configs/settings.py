@@ -131,6 +131,9 @@ class Settings(RunSettings):
     """Methods to compare, in the order of the report."""
     coupling: CouplingName = "independent"
     """How noise and data of a batch are paired in fine-tuning."""
+    coupled_batches: int = 1
+    """Batches whose rows are coupled at once: the more, the nearer a coupling is to optimal transport between the laws,
+    and the more it costs. The next pairing is computed while the device trains."""
     start_weight: float = 0.05
     """Target weight w = 1 / (1 + temperature) with which cooling starts, above 0, below 1."""
     cooling_fraction: float = 0.8
@@ -154,6 +157,10 @@ class Settings(RunSettings):
         """
         super().check()
         require(self.base_every >= 1, "base_every", self.base_every, "at least 1")
+        require(self.coupled_batches >= 1, "coupled_batches", self.coupled_batches, "at least 1")
+        if self.coupling == "independent":
+            only = "1, with --coupling independent"
+            require(self.coupled_batches == 1, "coupled_batches", self.coupled_batches, only)
         require(len(self.methods) > 0, "methods", self.methods, "at least one method")
         require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
         require(0.0 < self.start_weight < 1.0, "start_weight", self.start_weight, "above 0 and below 1")

@@ -95,8 +95,11 @@ def entropic_plan(
 
     def error_of(marginals: tuple[Array, Array], potentials: tuple[Array, Array]) -> Array:
         # A relaxed marginal is to be what is optimal for the potential.
-        wanted = [jnp.exp(-p / strength) / rows for p, strength in zip(potentials, strengths, strict=True)]
-        return sum(jnp.sum(jnp.abs(m - w)) for m, w in zip(marginals, wanted, strict=True))
+        of_x1, of_x0 = (
+            jnp.sum(jnp.abs(marginal - jnp.exp(-potential / strength) / rows))
+            for marginal, potential, strength in zip(marginals, potentials, strengths, strict=True)
+        )
+        return of_x1 + of_x0
 
     def round_of(state: _State) -> _State:
         f, g, at = state.f, state.g, state.epsilon
