@@ -19,6 +19,7 @@ from gft_jax.couplings import (
     one_to_one,
     respecting_conditions,
     respecting_labels,
+    seen_through,
     sinkhorn,
     unbalanced,
 )
@@ -44,6 +45,7 @@ COUPLINGS = {  # made when used, since ott takes seconds to import
     "unbalanced": Row(unbalanced, permutation=False, weighted=True),
     "respecting labels": Row(lambda: respecting_labels(exact()), (LABELS, None)),
     "respecting labels of x0": Row(lambda: respecting_labels(exact()), (None, {"mode": LABELS})),
+    "seen through a map": Row(lambda: seen_through(exact(), lambda x: 1 - x**3), random=False),
     "respecting conditions": Row(lambda: respecting_conditions(exact(), weight=1.0), (NUMBERS, None)),
     "matching labels": Row(lambda: matching_labels(exact()), (LABELS, np.flip(LABELS)), random=False),
     "matching conditions": Row(

@@ -4,7 +4,8 @@ A coupling is a function ``(key, x0, x1, cond=None, source_cond=None) -> Pairing
 ``independent()`` pairs at random, ``exact()`` at the least total squared distance, ``sinkhorn()`` by drawing
 from the entropic transport plan, ``unbalanced()`` from one that gives outliers less weight. For straight conditional
 paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with equality at the optimal coupling: shorter, straighter paths are what
-optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``. On many
+optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``. Where a base is
+fine-tuned, ``seen_through(exact(), flow)`` pairs noise with the data that are near to what the base makes of it. On many
 devices the plan is one over all rows, also inside ``pmap`` (``over_axis``), or one for each share (``per_shard``).
 """
 
@@ -20,6 +21,7 @@ from gft_jax.couplings.diagnostics import Diagnostics, diagnose, require_converg
 from gft_jax.couplings.exact import exact
 from gft_jax.couplings.independent import independent
 from gft_jax.couplings.rounding import Plan, Rounding, drawn, one_to_one
+from gft_jax.couplings.seen_through import SourceMap, seen_through
 from gft_jax.couplings.sinkhorn import sinkhorn
 from gft_jax.couplings.unbalanced import unbalanced
 
@@ -31,6 +33,7 @@ __all__ = [
     "PenalisedCoupling",
     "Plan",
     "Rounding",
+    "SourceMap",
     "apply",
     "diagnose",
     "drawn",
@@ -44,6 +47,7 @@ __all__ = [
     "require_converged",
     "respecting_conditions",
     "respecting_labels",
+    "seen_through",
     "sinkhorn",
     "unbalanced",
 ]

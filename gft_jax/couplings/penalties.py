@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, Key, Shaped
 
 from gft_jax.conditions import check_rows
-from gft_jax.couplings.base import Pairing, PenalisedCoupling, check_dense, squared_distances
+from gft_jax.couplings.base import Coupling, Pairing, PenalisedCoupling, check_dense, squared_distances
 
 Select = Callable[[Any, Any], tuple[Any, Any]]
 """``(cond, source_cond)`` -> those of x1, and those of x0, that a coupling is to look at; None for none."""
 
 Penalty = Callable[[list[Array], list[Array]], Array]
 """Leaves ``[rows, ...]`` borne by x0, and by x1 -> penalty ``[rows of x0, rows of x1]``."""
+
+Borne = Callable[[Array, Any, Any], tuple[list[Array], list[Array]]]
+"""``(key, cond, source_cond)`` -> leaves borne by x0, and by x1."""
 
 
 def label_penalty(weight: float | int) -> Penalty:
@@ -83,11 +86,11 @@ def matched(key: Key[Array, ""], cond: Any, source_cond: Any) -> tuple[list[Arra
 def penalised_by(
     coupling: PenalisedCoupling,
     penalty_of: Penalty,
-    borne: Callable[[Key[Array, ""], Any, Any], tuple[list[Array], list[Array]]],
+    borne: Borne,
     kind: str,
     select: Select | None,
 ) -> PenalisedCoupling:
-    """The coupling with a penalty on conditions added to its cost.
+    """The coupling with a penalty on conditions added to its cost; a pytree, so that arrays of the inner one are leaves.
 
     Args:
         coupling: the inner coupling.
@@ -99,35 +102,49 @@ def penalised_by(
     Raises:
         ValueError: if the coupling takes no penalty; when called, for conditions that are missing or of another kind.
     """
+    check_takes_penalty(coupling)
+    return jax.tree_util.Partial(_couple, coupling, penalty_of, borne, kind, select)
+
+
+def check_takes_penalty(coupling: Coupling) -> None:
+    """Refuses an inner coupling that minimises no cost.
+
+    Raises:
+        ValueError: if the coupling takes no penalty.
+    """
     if "penalty" not in inspect.signature(coupling).parameters:
         raise ValueError(
             "the inner coupling must take a penalty, as exact(), sinkhorn() and unbalanced() do, got "
             f"{getattr(coupling, '__qualname__', coupling)}"
         )
 
-    def couple(
-        key: Key[Array, ""],
-        x0: Shaped[Array | np.ndarray, "..."],
-        x1: Shaped[Array | np.ndarray, "..."],
-        cond: Any = None,
-        source_cond: Any = None,
-        *,
-        penalty: Array | None = None,
-    ) -> Pairing:
-        check_dense(x0, x1)
-        selected = (cond, source_cond) if select is None else select(cond, source_cond)
-        for name, tree in zip(("cond", "source_cond"), selected, strict=True):
-            _check_kind(kind, name, tree, len(x0))
-        if not jax.tree.leaves(selected):
-            raise ValueError(
-                f"this coupling needs {kind}, and neither cond nor source_cond holds any: give them with the data "
-                "(gft_jax.pairing.batches(cond=...)) or the source, or take the inner coupling alone"
-            )
-        added = penalty_of(*borne(key, *selected))
-        total = added if penalty is None else added + penalty
-        return coupling(key, x0, x1, cond, source_cond, penalty=total)
 
-    return couple
+def _couple(
+    coupling: PenalisedCoupling,
+    penalty_of: Penalty,
+    borne: Borne,
+    kind: str,
+    select: Select | None,
+    key: Key[Array, ""],
+    x0: Shaped[Array | np.ndarray, "..."],
+    x1: Shaped[Array | np.ndarray, "..."],
+    cond: Any = None,
+    source_cond: Any = None,
+    *,
+    penalty: Array | None = None,
+) -> Pairing:
+    check_dense(x0, x1)
+    selected = (cond, source_cond) if select is None else select(cond, source_cond)
+    for name, tree in zip(("cond", "source_cond"), selected, strict=True):
+        _check_kind(kind, name, tree, len(x0))
+    if not jax.tree.leaves(selected):
+        raise ValueError(
+            f"this coupling needs {kind}, and neither cond nor source_cond holds any: give them with the data "
+            "(gft_jax.pairing.batches(cond=...)) or the source, or take the inner coupling alone"
+        )
+    added = penalty_of(*borne(key, *selected))
+    total = added if penalty is None else added + penalty
+    return coupling(key, x0, x1, cond, source_cond, penalty=total)
 
 
 def _leaves(tree: Any) -> list[Array]:

@@ -1,6 +1,7 @@
 """Samplers: from noise to data, and back; and the likelihood of data under a flow."""
 
 from gft_jax.sampling import time_grids
+from gft_jax.sampling.flow_map import flow_map
 from gft_jax.sampling.likelihood import Hutchinson, Likelihood, bits_per_dimension, log_likelihood
 from gft_jax.sampling.ode import OdeSample, sample_ode
 from gft_jax.sampling.sde import SdeSample, sample_sde
@@ -11,6 +12,7 @@ __all__ = [
     "OdeSample",
     "SdeSample",
     "bits_per_dimension",
+    "flow_map",
     "log_likelihood",
     "sample_ode",
     "sample_sde",
