@@ -22,7 +22,7 @@ from experiments.cards import write_card
 from experiments.configs.settings import Controls, Settings
 from experiments.data.shifted import ShiftedData
 from experiments.files import read_json
-from experiments.methods import COUPLINGS, PATHS
+from experiments.methods import PATHS, coupling_of
 from experiments.report import write_report
 from experiments.sample import SOLVERS
 from experiments.train import EXPERIMENTS
@@ -133,7 +133,7 @@ def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loade
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
         nfe_steps=config.nfe_steps,
         path=PATHS[settings.path]().path,
-        coupling=COUPLINGS[settings.coupling](),
+        coupling=coupling_of(settings.coupling, loaded.drift, loaded.base_params),
         num_halves=config.num_halves,
     )
     too_few = (f"no distances to the training data, of which there are {len(data.target)}",) if few else ()

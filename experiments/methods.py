@@ -11,7 +11,7 @@ import jax
 import optax
 
 import gft_jax as gft
-from experiments.configs.settings import CouplingName, PathName, Settings
+from experiments.configs.settings import CouplingName, FineTuningCouplingName, PathName, Settings
 from gft_jax.cooling import Cooling
 from gft_jax.couplings import Coupling
 from gft_jax.paths import Path
@@ -61,7 +61,21 @@ COUPLINGS: dict[CouplingName, Callable[[], Coupling]] = {
     "independent": gft.couplings.independent,
     "exact": gft.couplings.exact,
     "sinkhorn": gft.couplings.sinkhorn,
+    "one-to-one": lambda: gft.couplings.sinkhorn(rounding=gft.couplings.one_to_one),
+    "unbalanced": gft.couplings.unbalanced,
 }
+
+
+BASE_MAP_STEPS = 8
+"""Euler steps of the base where its samples decide who is paired."""
+
+
+def coupling_of(name: FineTuningCouplingName, drift: Drift, base_params: Params) -> Coupling:
+    """The coupling of a fine-tuning run."""
+    if name == "base-exact":
+        base = gft.sampling.flow_map(drift, base_params, num_steps=BASE_MAP_STEPS)
+        return gft.couplings.seen_through(gft.couplings.exact(), base)
+    return COUPLINGS[name]()
 
 
 GEOMETRIC_RISE = 1000.0

@@ -11,9 +11,10 @@ from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
 from experiments.loop import Loop, Stopped, Watch
-from experiments.methods import COUPLINGS, METHODS, PATHS, Method
+from experiments.methods import METHODS, PATHS, Method, coupling_of
 from experiments.planar import is_planar, snapshot_keeper
 from experiments.run_folder import RunFolder
+from gft_jax.couplings import Coupling
 from gft_jax.loading import init_params
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
@@ -32,9 +33,9 @@ class Workbench:
         self.path = PATHS[config.path]()
         self.module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
         self.drift = gft.drifts.from_linen(self.module)
-        self._coupling = COUPLINGS[config.coupling]()
         self._runners: dict[str, Runner] = {}
         self._replayed: tuple[Params, np.ndarray] | None = None
+        self._coupled: tuple[Params, Coupling] | None = None
 
     def fresh_params(self, seed: int) -> Params:
         """Random parameters of the network."""
@@ -68,12 +69,14 @@ class Workbench:
         base_params = base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
         pairs = None
         if config.coupling != "independent":
-            pairs = coupled_pairs(self.data.target, self._coupling, config.batch_size, config.coupled_batches)
+            coupling = self._coupling(base_params)
+            pairs = coupled_pairs(self.data.target, coupling, config.batch_size, config.coupled_batches)
         first, path_kl = config.seeds[0], None  # base and floor are the same for all seeds
         if with_path_kl:
             try:
+                coupling = self._coupling(base_params)
                 path_kl = path_kl_to_base(
-                    self.drift, self.path.path, self._coupling, self.event_shape, config.sampling_steps
+                    self.drift, self.path.path, coupling, self.event_shape, config.sampling_steps
                 )
             except ValueError as reason:
                 folder.log_once({"kind": "no path KL", "seed": first, "reason": str(reason)})
@@ -99,7 +102,7 @@ class Workbench:
             self.data.target,
             batch_size=num_new,
             seed=seed,
-            coupling=self._coupling,
+            coupling=self._coupling(base_params),
             pair_size=num_new * config.coupled_batches,
         )
         try:
@@ -114,6 +117,12 @@ class Workbench:
             self._base_samples(base_params), batch_size=num_replayed, seed=seed + REPLAY_SEED
         )
         return gft.pairing.interleaved(stream, replay, every=every)
+
+    def _coupling(self, base_params: Params) -> Coupling:
+        """How noise and data are paired: one coupling for all streams of a base, which then share their program."""
+        if self._coupled is None or self._coupled[0] is not base_params:
+            self._coupled = base_params, coupling_of(self.config.coupling, self.drift, base_params)
+        return self._coupled[1]
 
     def _base_samples(self, base_params: Params) -> np.ndarray:
         """Samples of the base, for rehearsal: always the same ones, sampled once."""

@@ -9,6 +9,8 @@ import scipy.optimize
 from ends import brute_cost, two_classes, two_ends
 
 from gft_jax.couplings import exact, independent, respecting_labels, seen_through, sinkhorn, unbalanced
+from gft_jax.drifts import as_score
+from gft_jax.paths import linear
 from gft_jax.sampling import flow_map
 
 KEY = jax.random.key(7)
@@ -99,3 +101,9 @@ def test_bad_inner_couplings_maps_and_steps_are_named():
     assert not jax.jit(seen_through(exact(), jnp.log))(KEY, x0, x1).converged  # negative numbers have none
     with pytest.raises(ValueError, match=r"num_steps must be >= 1, got 0"):
         flow_map(turning, PARAMS, num_steps=0)
+
+
+def test_a_message_names_the_coupling_without_its_arrays():
+    coupling = seen_through(exact(), flow_map(turning, PARAMS))
+    with pytest.raises(ValueError, match="but the coupling is seen_through: with dependent"):
+        as_score(turning, linear(), coupling=coupling)

@@ -16,7 +16,7 @@ from experiments.configs.digits import Digits
 from experiments.configs.settings import REPLAYING, Controls
 from experiments.configs.terminal import TerminalName
 from experiments.data.shifted import ShiftedData
-from experiments.methods import METHODS, PATHS
+from experiments.methods import BASE_MAP_STEPS, METHODS, PATHS
 from experiments.page import DESCRIPTIONS
 from experiments.terminal.methods import TERMINAL_METHODS
 from gft_jax.objectives.path_rows import path_rows
@@ -236,7 +236,7 @@ def test_what_is_replayed_is_sampled_and_compiled_once(caplog):
     assert not np.array_equal(bench._base_samples(others), samples)
 
 
-@pytest.mark.parametrize("coupling", ["independent", "exact"])
+@pytest.mark.parametrize("coupling", ["independent", "exact", "base-exact"])
 def test_a_run_is_scored_on_pairs_of_its_own_coupling(coupling, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(workbench, "base_of_run", lambda *args: bench.fresh_params(0))
@@ -250,7 +250,12 @@ def test_a_run_is_scored_on_pairs_of_its_own_coupling(coupling, tmp_path, monkey
     assert pairs.x1.shape == (16, 8, 8)
     np.testing.assert_array_equal(np.sort(pairs.x1, 0), np.sort(bench.data.target, 0))  # each image once
     half = jax.tree.map(lambda leaf: leaf[:8], (pairs.x0, pairs.x1))
-    assert list(gft.couplings.exact()(jax.random.key(0), *half).source_index) == list(range(8))
+    optimal = gft.couplings.exact()
+    if coupling == "base-exact":
+        base = gft.sampling.flow_map(bench.drift, bench.fresh_params(0), num_steps=BASE_MAP_STEPS)
+        assert list(optimal(jax.random.key(0), *half).source_index) != list(range(8))
+        half = jax.jit(base)(half[0]), half[1]
+    assert list(optimal(jax.random.key(0), *half).source_index) == list(range(8))
 
 
 def flow_between_normal_laws(params, t, x, cond=None):

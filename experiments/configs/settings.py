@@ -25,7 +25,10 @@ MethodName = Literal[
     "diff-tuning",
     "interpolated",
 ]
-CouplingName = Literal["independent", "exact", "sinkhorn"]
+CouplingName = Literal["independent", "exact", "sinkhorn", "one-to-one", "unbalanced"]
+"""Couplings of the two ends alone; one-to-one is sinkhorn without repetition."""
+FineTuningCouplingName = Literal[CouplingName, "base-exact"]
+"""base-exact: exact between the base's samples and the data, for the noise that the samples come from."""
 PathName = Literal["linear", "trigonometric", "variance-preserving", "linear-noisy", "brownian-bridge"]
 
 REPLAYING: frozenset[MethodName] = frozenset({"prior-preservation", "diff-tuning"})
@@ -129,8 +132,9 @@ class Settings(RunSettings):
 
     methods: tuple[str, ...] = ()
     """Methods to compare, in the order of the report."""
-    coupling: CouplingName = "independent"
-    """How noise and data of a batch are paired in fine-tuning."""
+    coupling: FineTuningCouplingName = "independent"
+    """How noise and data of a batch are paired in fine-tuning. base-exact pairs the data with the base's own samples,
+    at the least total squared distance, and takes the noise that they come from."""
     coupled_batches: int = 1
     """Batches whose rows are coupled at once: the more, the nearer a coupling is to optimal transport between the laws,
     and the more it costs. The next pairing is computed while the device trains."""

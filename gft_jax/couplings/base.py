@@ -82,6 +82,12 @@ class PenalisedCoupling(Coupling, Protocol):
         ...
 
 
+def name_of(coupling: Coupling) -> str:
+    """What to call a coupling in a message: the function, without the arrays that are bound to it."""
+    function = getattr(coupling, "func", coupling)
+    return getattr(function, "__qualname__", type(function).__name__).removeprefix("_")
+
+
 MAX_ROWS = 16_384
 """Largest number of rows that are coupled by a matrix of costs: one such matrix takes 1 GiB in float32."""
 

@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Array, Key, Shaped
 
 from gft_jax.conditions import check_rows
-from gft_jax.couplings.base import Coupling, Pairing, PenalisedCoupling, check_dense, squared_distances
+from gft_jax.couplings.base import (
+    Coupling,
+    Pairing,
+    PenalisedCoupling,
+    check_dense,
+    name_of,
+    squared_distances,
+)
 
 Select = Callable[[Any, Any], tuple[Any, Any]]
 """``(cond, source_cond)`` -> those of x1, and those of x0, that a coupling is to look at; None for none."""
@@ -103,7 +110,7 @@ def penalised_by(
         ValueError: if the coupling takes no penalty; when called, for conditions that are missing or of another kind.
     """
     check_takes_penalty(coupling)
-    return jax.tree_util.Partial(_couple, coupling, penalty_of, borne, kind, select)
+    return jax.tree_util.Partial(_with_penalty, coupling, penalty_of, borne, kind, select)
 
 
 def check_takes_penalty(coupling: Coupling) -> None:
@@ -115,11 +122,11 @@ def check_takes_penalty(coupling: Coupling) -> None:
     if "penalty" not in inspect.signature(coupling).parameters:
         raise ValueError(
             "the inner coupling must take a penalty, as exact(), sinkhorn() and unbalanced() do, got "
-            f"{getattr(coupling, '__qualname__', coupling)}"
+            f"{name_of(coupling)}"
         )
 
 
-def _couple(
+def _with_penalty(
     coupling: PenalisedCoupling,
     penalty_of: Penalty,
     borne: Borne,

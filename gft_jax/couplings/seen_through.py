@@ -46,10 +46,10 @@ def seen_through(coupling: PenalisedCoupling, source_map: SourceMap) -> Penalise
     rectified flow", arXiv:2209.03003.
     """
     check_takes_penalty(coupling)
-    return jax.tree_util.Partial(_couple, coupling, source_map)
+    return jax.tree_util.Partial(_seen_through, coupling, source_map)
 
 
-def _couple(
+def _seen_through(
     coupling: PenalisedCoupling,
     source_map: SourceMap,
     key: Key[Array, ""],

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gft_jax.couplings import Coupling, independent
+from gft_jax.couplings.base import name_of
 from gft_jax.diffusions import Diffusion
 from gft_jax.drifts.base import evaluate
 from gft_jax.paths import Path, score_from_velocity
@@ -38,9 +39,8 @@ def as_score(drift: Drift, path: Path, *, coupling: Coupling | None) -> Drift:
             "determine its score. Train a score on the path's own (PathPoint.score)."
         )
     if coupling not in (None, independent()):
-        name = getattr(coupling, "__qualname__", coupling)
         raise ValueError(
-            f"the score follows from the velocity only where x0 is independent of x1, but the coupling is {name}: "
+            f"the score follows from the velocity only where x0 is independent of x1, but the coupling is {name_of(coupling)}: "
             "with dependent ends x0 given x1 is not N(0, I), and score = -E[x0 | x_t] / sigma fails. Train a score of "
             "its own on a noisy path, or sample by the ODE."
         )
