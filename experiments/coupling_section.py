@@ -57,7 +57,9 @@ def coupling_section(config: Mapping[str, Any], rows: Sequence[Record]) -> str:
     body = []
     for line in _LINES:
         values = [float(line.value(row)) for row in found]
-        cells = "".join(f"<td>{_number(value)}</td>" for value in (np.mean(values), min(values), max(values)))
+        cells = "".join(
+            f"<td>{_number(value)}</td>" for value in (sum(values) / len(values), min(values), max(values))
+        )
         body.append(
             f'<tr><th scope="row">{escape(line.title)}</th>{cells}<td class="text">{escape(line.meaning)}</td></tr>'
         )

@@ -51,7 +51,9 @@ def test_pairs_are_optimal_between_the_images_of_a_known_flow_and_the_data():
     assert pairs > 1.2 * plain.cost
 
 
-@pytest.mark.parametrize("inner", [exact(), sinkhorn(), unbalanced()], ids=["exact", "sinkhorn", "unbalanced"])
+@pytest.mark.parametrize(
+    "inner", [exact(), sinkhorn(), unbalanced()], ids=["exact", "sinkhorn", "unbalanced"]
+)
 def test_with_the_identity_it_is_the_inner_coupling_and_the_cost_that_of_the_pairs(inner):
     x0, x1 = two_ends()
     plain, pairing = inner(KEY, x0, x1), seen_through(inner, lambda x: x)(KEY, x0, x1)

@@ -97,7 +97,7 @@ def penalised_by(
     kind: str,
     select: Select | None,
 ) -> PenalisedCoupling:
-    """The coupling with a penalty on conditions added to its cost; a pytree, so that arrays of the inner one are leaves.
+    """The coupling with a penalty on conditions added to its cost; a pytree with the inner one's arrays as leaves.
 
     Args:
         coupling: the inner coupling.

@@ -40,9 +40,9 @@ def as_score(drift: Drift, path: Path, *, coupling: Coupling | None) -> Drift:
         )
     if coupling not in (None, independent()):
         raise ValueError(
-            f"the score follows from the velocity only where x0 is independent of x1, but the coupling is {name_of(coupling)}: "
-            "with dependent ends x0 given x1 is not N(0, I), and score = -E[x0 | x_t] / sigma fails. Train a score of "
-            "its own on a noisy path, or sample by the ODE."
+            "the score follows from the velocity only where x0 is independent of x1, but the coupling is "
+            f"{name_of(coupling)}: with dependent ends x0 given x1 is not N(0, I), and score = -E[x0 | x_t] / sigma "
+            "fails. Train a score of its own on a noisy path, or sample by the ODE."
         )
 
     def score(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:

@@ -26,7 +26,9 @@ def flow_map(drift: Drift, params: Any, *, num_steps: int = 8) -> Callable[[Arra
     Raises:
         ValueError: if num_steps is no positive integer; when called, what `sample_ode` raises.
     """
-    return jax.tree_util.Partial(functools.partial(_flow, drift, checked_count("num_steps", num_steps)), params)
+    return jax.tree_util.Partial(
+        functools.partial(_flow, drift, checked_count("num_steps", num_steps)), params
+    )
 
 
 def _flow(drift: Drift, num_steps: int, params: Any, x0: Array) -> Array:
