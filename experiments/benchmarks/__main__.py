@@ -6,6 +6,9 @@ python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torch
 python -m experiments.benchmarks adjoint    updates of truncated adjoint matching beside the full adjoint
 python -m experiments.benchmarks cheaper    reward and distance bought with cheaper updates, at equal number and time
 python -m experiments.benchmarks convolutions  the adjoint of a convolutional network beside the same by hand
+python -m experiments.benchmarks pairing    time of a pairing, and how near it is to the optimal one, by rows
+python -m experiments.benchmarks pot        couplings beside POT's exact solver; needs the extra "bench"
+python -m experiments.benchmarks prefetching  training steps whose batches are coupled ahead, beside uncoupled ones
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -23,7 +26,18 @@ _TORCHCFM = {"torch": "torch", "torchcfm": "torchcfm", "ot": "POT"}
 _SOLVERS = {"torchdiffeq": "torchdiffeq", "torchdyn": "torchdyn"}
 
 
-Which = Literal["steps", "torchcfm", "sampling", "adjoint", "cheaper", "convolutions", "distances"]
+Which = Literal[
+    "steps",
+    "torchcfm",
+    "sampling",
+    "adjoint",
+    "cheaper",
+    "convolutions",
+    "pairing",
+    "pot",
+    "prefetching",
+    "distances",
+]
 
 
 class _Race(NamedTuple):
@@ -44,6 +58,8 @@ _RACES = {
     "torchcfm": _Race("against_torchcfm", 20, (64, 128, 256, 512), _TORCHCFM),
     "adjoint": _Race("adjoint", 10, (64, 256), {}),
     "convolutions": _Race("convolutions", 3, (16, 32), {}),
+    "pot": _Race("against_pot", 20, (256, 1024), {"ot": "POT"}),
+    "prefetching": _Race("prefetching", 10, (256,), {}),
     "sampling": _Race("against_torch_solvers", 5, (64, 256), _TORCHCFM | _SOLVERS),
 }
 
@@ -55,6 +71,7 @@ def benchmark(
     points: int | None = None,
     out: Path = Path("runs/benchmarks"),
     one_core: bool = False,
+    one_thread: bool = False,
     quick: bool = False,
 ) -> None:
     """Measures, prints what was found, and writes it as WHICH.md and WHICH.json (cheaper: also WHICH.png).
@@ -62,14 +79,21 @@ def benchmark(
     Args:
         which: what is measured.
         rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
-            10, convolutions: 3); at width 64 it is four times as often.
+            10, convolutions: 3, prefetching: 10, pairing: 5); at width 64 it is four times as often.
         widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
-            one; convolutions, numbers of channels: 16 32).
+            one; prefetching: 256; convolutions, numbers of channels: 16 32; pairing, pot, numbers of rows: 64 to 8192,
+            256 and 1024).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
+        one_thread: each program takes one thread at a time, so that a second one has a core of its own: prefetching
+            beside a training step that leaves a core free.
         quick: few rounds at the first width, or few points, to see that all of it runs; the numbers mean little.
     """
+    if one_thread:
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        )
     if which == "distances":
         if (rounds, widths) != (None, None):
             raise ValueError("--rounds and --widths are of the other benchmarks: distances has --points")
@@ -77,7 +101,7 @@ def benchmark(
     else:
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
-        run = _cheaper if which == "cheaper" else _ratios
+        run = {"cheaper": _cheaper, "pairing": _pairing}.get(which, _ratios)
         text = run(which, rounds, widths, out, one_core, quick)
     print(text)
     print(f"written to {out / which}.md and .json")
@@ -134,6 +158,33 @@ def _cheaper(
     command = f"python -m experiments.benchmarks cheaper --widths {widths[0]} --rounds {rounds}"
     command += "".join(f" {flag}" for flag, given in flags.items() if given)
     return cheaper_page.write(out, which, plan, outcome, command, facts)
+
+
+def _pairing(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    if one_core:
+        _pin_to_one_core()
+    from experiments.benchmarks import pairing, table
+
+    rounds = 1 if quick else 5 if rounds is None else rounds
+    rows = pairing.ROWS[:1] if quick else pairing.ROWS if widths is None else widths
+    if rounds < 1 or not rows or min(rows) < 2 or max(rows) > max(pairing.ROWS):
+        most = max(pairing.ROWS)
+        raise ValueError(
+            f"pairing takes --rounds >= 1 and --widths, numbers of rows from 2 to {most}, got {rounds} and {rows}"
+        )
+    facts = {**pairing.facts(rounds), **table.machine((*_PACKAGES, "ott-jax", "scipy"))}
+    costs = pairing.measure(rows, rounds)
+    facts["load_at_end"] = table.machine(()).get("load")
+    cells, found = [pairing.cells(cost) for cost in costs], [cost._asdict() for cost in costs]
+    title = "Pairings in the plane, by the number of rows that are coupled at once"
+    return table.write_rows(out, which, title, facts, pairing.HEAD, cells, found)
 
 
 def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:

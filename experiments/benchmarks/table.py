@@ -28,6 +28,8 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     }
     if hasattr(os, "sched_getaffinity"):
         facts["cores_used"] = len(os.sched_getaffinity(0))
+    if os.environ.get("XLA_FLAGS"):
+        facts["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
     if hasattr(os, "getloadavg"):
         facts["load"] = round(os.getloadavg()[0], 2)
     return facts

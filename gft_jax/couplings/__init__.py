@@ -4,7 +4,7 @@ A coupling is a function ``(key, x0, x1, cond=None, source_cond=None) -> Pairing
 ``independent()`` pairs at random, ``exact()`` at the least total squared distance, ``sinkhorn()`` by drawing
 from the entropic transport plan, ``unbalanced()`` from one that gives outliers less weight. For straight conditional
 paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with equality at the optimal coupling: shorter, straighter paths are what
-optimal pairing buys. Where the drift is told conditions, wrap the coupling: ``respecting_labels(exact())``. Where a base
+optimal pairing buys. Where the drift is told conditions, wrap it: ``respecting_labels(exact())``. Where a base
 is fine-tuned, ``seen_through(exact(), flow)`` pairs noise with the data that are near to what the base makes of it. On
 many devices the plan is one over all rows, also inside ``pmap`` (``over_axis``), or one a share (``per_shard``).
 """
