@@ -18,6 +18,7 @@ from gft_jax.couplings.base import (
     permutation_pairing,
     squared_distances,
 )
+from gft_jax.host_calls import call_on_host
 
 
 def exact() -> PenalisedCoupling:
@@ -58,8 +59,7 @@ def exact() -> PenalisedCoupling:
         solvable = jnp.all(jnp.isfinite(squared)) & ~jnp.any(jnp.isnan(cost))
         if isinstance(cost, Tracer):
             index_type = jax.ShapeDtypeStruct((x0.shape[0],), jnp.int32)
-            cost = jnp.where(solvable, cost, jnp.nan)
-            source_index = jax.pure_callback(_assign, index_type, cost, vmap_method="sequential")
+            source_index = call_on_host(_assign, index_type, jnp.where(solvable, cost, jnp.nan))
         else:
             _check_finite(np.asarray(squared), np.asarray(cost), x0, x1)
             source_index = jnp.asarray(_assign(cost))

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from gft_jax.host_calls import call_on_host
 from gft_jax.types import Reward
 
 
@@ -48,7 +49,7 @@ def from_host(value_and_gradient: Callable[[np.ndarray, Any], tuple[np.ndarray, 
     def call(x: Array, cond: Any) -> tuple[Array, Array]:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         shapes = jax.ShapeDtypeStruct(x.shape[:1], dtype), jax.ShapeDtypeStruct(x.shape, dtype)
-        return jax.pure_callback(on_host, shapes, x, cond, vmap_method="sequential")
+        return call_on_host(on_host, shapes, x, cond)
 
     @jax.custom_vjp
     def values_of(x: Array, cond: Any) -> Array:
