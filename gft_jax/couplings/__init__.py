@@ -7,6 +7,7 @@ paths ``E int |v|^2 dt <= E |x1 - x0|^2``, with equality at the optimal coupling
 optimal pairing buys. Where the drift is told conditions, wrap it: ``respecting_labels(exact())``. Where a base
 is fine-tuned, ``seen_through(exact(), flow)`` pairs noise with the data that are near to what the base makes of it. On
 many devices the plan is one over all rows, also inside ``pmap`` (``over_axis``), or one a share (``per_shard``).
+``fit_semidiscrete`` and ``choose`` pair with a whole dataset instead: `gft_jax.pairing.chosen_batches`.
 """
 
 from gft_jax.couplings.base import MAX_ROWS, Coupling, Pairing, PenalisedCoupling, apply
@@ -22,6 +23,8 @@ from gft_jax.couplings.exact import exact
 from gft_jax.couplings.independent import independent
 from gft_jax.couplings.rounding import Plan, Rounding, drawn, one_to_one
 from gft_jax.couplings.seen_through import SourceMap, seen_through
+from gft_jax.couplings.semidiscrete import SemidiscretePotentials, choose
+from gft_jax.couplings.semidiscrete_fit import fit_semidiscrete
 from gft_jax.couplings.sinkhorn import sinkhorn
 from gft_jax.couplings.unbalanced import unbalanced
 
@@ -33,11 +36,14 @@ __all__ = [
     "PenalisedCoupling",
     "Plan",
     "Rounding",
+    "SemidiscretePotentials",
     "SourceMap",
     "apply",
+    "choose",
     "diagnose",
     "drawn",
     "exact",
+    "fit_semidiscrete",
     "independent",
     "matching_conditions",
     "matching_labels",

@@ -19,7 +19,8 @@ class Pairing(NamedTuple):
     source_index: Array
     """Row of x0 in each pair ``[rows]``."""
     target_index: Array
-    """Row of x1 in each pair ``[rows]``; ``arange(rows)`` wherever x1 keeps its order."""
+    """Row of x1 in each pair ``[rows]``; ``arange(rows)`` wherever x1 keeps its order. Of `gft_jax.couplings.choose`,
+    the row of the dataset."""
     weight: Array | None
     """Weight >= 0 of each pair ``[rows]`` in the loss, with mean 1; None means one each."""
     converged: Array
@@ -31,10 +32,12 @@ class Pairing(NamedTuple):
     draw. Whatever else a coupling minimises, such as a penalty on conditions, is left out."""
     marginal_error: Array
     """``sum_i |sum_j P_ij - 1/rows| + sum_j |sum_i P_ij - 1/rows|`` of the plan P; 0 for a permutation. Where a
-    marginal is relaxed, the distance from the marginal that is optimal for the plan's own potentials."""
+    marginal is relaxed, the distance from the marginal that is optimal for the plan's own potentials. Of a choice out
+    of a whole dataset, an upper bound that belongs to the potentials: see `SemidiscretePotentials`."""
     entropy: Array
     """Of the plan that the pairs are made from: mean over the rows of x1 of the entropy of ``P_ij / sum_i P_ij``, in
-    nats; ``log(rows)`` where all partners are equally probable, and 0 where there is no plan."""
+    nats; ``log(rows)`` where all partners are equally probable, and 0 where there is no plan. Where x1 is chosen for
+    x0, the mean over the rows of x0 of the entropy of the choice."""
 
 
 @runtime_checkable
@@ -164,7 +167,8 @@ def check_dense(x0: Shaped[Array | np.ndarray, "..."], x1: Shaped[Array | np.nda
         raise ValueError(
             f"x0 and x1 have {rows} rows: a cost matrix of {rows} x {rows} takes {rows**2 * 4 / 2**30:.1f} GiB in "
             f"float32, and several are held. At most {MAX_ROWS} rows can be coupled at once: pair a large dataset "
-            f"in batches (gft_jax.pairing.batches with a smaller batch_size), or use independent()"
+            f"in batches (gft_jax.pairing.batches with a smaller batch_size), choose x1 out of all of it for each x0 "
+            f"(gft_jax.couplings.fit_semidiscrete and gft_jax.pairing.chosen_batches), or use independent()"
         )
 
 

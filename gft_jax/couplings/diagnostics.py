@@ -1,6 +1,6 @@
 """What a pairing achieves: its cost between the optimal and the independent one, and what it uses of both ends."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from gft_jax.couplings.base import Coupling, Pairing, flat_ends
 from gft_jax.couplings.exact import exact
+from gft_jax.couplings.semidiscrete import SemidiscretePotentials
 
 _EXACT = exact()
+Checked = TypeVar("Checked", Pairing, SemidiscretePotentials)
 
 
 class Diagnostics(NamedTuple):
@@ -95,23 +97,30 @@ def _diagnostics(
     )
 
 
-def require_converged(pairing: Pairing) -> Pairing:
-    """The pairing itself, outside jit, where it converged.
+def require_converged(found: Checked) -> Checked:
+    """The pairing, or the semi-discrete potentials, themselves, outside jit, where they converged.
 
     Raises:
-        ValueError: if it did not, with its marginal error and what to do.
+        ValueError: if they did not, with the marginal error and what to do.
     """
-    if bool(pairing.converged):
-        return pairing
-    error = float(pairing.marginal_error)
-    if not np.isfinite(float(pairing.cost)):
+    if bool(found.converged):
+        return found
+    error = float(found.marginal_error)
+    if isinstance(found, SemidiscretePotentials):
         raise ValueError(
-            f"the coupling found no plan (cost {float(pairing.cost)}, marginal error {error:.3g}): the ends or their "
+            f"the potentials have not converged: their marginal error is {error:.3g}. Raise num_steps (four times as "
+            "many about halve it), or epsilon (needed where rows of the data coincide, or the source has few points), "
+            "or tolerance if so large an error does no harm"
+        )
+    if not np.isfinite(float(found.cost)):
+        raise ValueError(
+            f"the coupling found no plan (cost {float(found.cost)}, marginal error {error:.3g}): the ends or their "
             "conditions hold values that are not finite or whose squared distances overflow, or labels forbid all "
             "pairs of a row (give them a finite weight)"
         )
     raise ValueError(
         f"the coupling has not converged (marginal error {error:.3g}): raise epsilon (about as many times fewer "
-        "iterations), or max_iterations, or threshold if so large an error does no harm; with labels that are "
-        "matched, their counts at both ends must agree, or the weight be finite"
+        "iterations), or max_iterations (num_steps of semi-discrete potentials), or threshold (their tolerance) if so "
+        "large an error does no harm; with labels that are matched, their counts at both ends must agree, or the "
+        "weight be finite"
     )

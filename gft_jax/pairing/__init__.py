@@ -3,10 +3,12 @@
 ``batches`` makes an endless stream of training batches from a dataset, addressed by the training step: the order of the
 rows is a pure function of (seed, step), so that the step number is the position in the data; nothing of it needs to be
 saved, and a resumed run sees the same batches. ``ahead`` computes the batches of the coming steps while the device
-trains. ``source_batches`` has no data, ``interleaved`` mixes two streams.
+trains. ``chosen_batches`` chooses the data out of the whole dataset for the sources drawn. ``source_batches`` has no
+data, ``interleaved`` mixes two streams.
 """
 
 from gft_jax.pairing.ahead import ahead
+from gft_jax.pairing.chosen import chosen_batches
 from gft_jax.pairing.interleaved import interleaved
 from gft_jax.pairing.order import row_keys, row_order
 from gft_jax.pairing.source_stream import source_batches
@@ -18,6 +20,7 @@ __all__ = [
     "Source",
     "ahead",
     "batches",
+    "chosen_batches",
     "interleaved",
     "row_keys",
     "row_order",

@@ -109,7 +109,7 @@ def batches(
     dropout = dropout_of(cond_dropout, null_cond, cond, num_classes)
     event_shape, dtype = tuple(x1.shape[1:]), jnp.asarray(x1[:1]).dtype
     if source is not None:
-        _check_source(source, event_shape)
+        check_source(source, event_shape)
     arrays, programs = _programs(source, coupling, event_shape, dtype, batch_size)
     key = jax.random.key(seed)
 
@@ -255,7 +255,8 @@ def _steps_a_pairing(pair_size: int | None, batch_size: int, coupling: Coupling 
     return pair_size // batch_size
 
 
-def _check_source(source: Source, event_shape: tuple[int, ...]) -> None:
+def check_source(source: Source, event_shape: tuple[int, ...]) -> None:
+    """Refuses a source of another event than that of the data."""
     x0, _ = jax.eval_shape(source, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
     if tuple(x0.shape[1:]) != event_shape:
         raise ValueError(
