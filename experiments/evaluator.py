@@ -15,6 +15,7 @@ from gft_jax.couplings import Coupling
 from gft_jax.drifts import as_score, as_sde_drift
 from gft_jax.objectives.path_rows import path_rows
 from gft_jax.objectives.weighting import uniform
+from gft_jax.pairing import Batches
 from gft_jax.paths import Path
 from gft_jax.types import Drift, Params
 
@@ -160,31 +161,21 @@ def path_kl_to_base(
     return path_kl
 
 
-def coupled_pairs(
-    target: np.ndarray, coupling: Coupling, batch_size: int, coupled_batches: int = 1
-) -> gft.Batch:
-    """Rows of as many training batches as it takes to see all data of fine-tuning, always the same ones.
+def coupled_pairs(stream: Batches, num: int) -> gft.Batch:
+    """Rows of as many batches of a stream as it takes to have ``num``, always the same ones.
 
     The effective target weight compares the student with the velocity between noise and data as they are paired in
     training; under a coupling other than the independent one, independent pairs would measure something else.
 
     Args:
-        target: data of fine-tuning ``[num, *event]``.
-        coupling: that of training.
-        batch_size: rows of a batch.
-        coupled_batches: batches whose rows are coupled at once.
+        stream: of the coupling and the batch size of training, with `NOISE_SEED`.
+        num: rows of the data of fine-tuning, which a stream that goes through them in order has then seen.
 
     Returns:
         ``num`` rows, rounded up to whole batches.
     """
-    stream = gft.pairing.batches(
-        target,
-        batch_size=batch_size,
-        seed=NOISE_SEED,
-        coupling=coupling,
-        pair_size=batch_size * coupled_batches,
-    )
-    drawn = [stream.batch(step) for step in range(-(-len(target) // batch_size))]
+    first = stream.batch(0)
+    drawn = [first, *(stream.batch(step) for step in range(1, -(-num // len(first.x0))))]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
 
 

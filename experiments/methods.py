@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array, Key
 
 import gft_jax as gft
 from experiments.configs.settings import CouplingName, FineTuningCouplingName, PathName, Settings
 from gft_jax.cooling import Cooling
-from gft_jax.couplings import Coupling
+from gft_jax.couplings import Coupling, Pairing
 from gft_jax.paths import Path
 from gft_jax.types import Drift, Objective, Params, TimeSampler
 
@@ -70,11 +71,22 @@ BASE_MAP_STEPS = 8
 """Euler steps of the base where its samples decide who is paired."""
 
 
+def semi_discrete(
+    key: Key[Array, ""], x0: Array, x1: Array, cond: object = None, source_cond: object = None, /
+) -> Pairing:
+    """The coupling where it is only named: that of `gft_jax.pairing.chosen_batches` knows no batch of data to pair."""
+    raise ValueError(
+        "the semi-discrete coupling chooses data out of a whole dataset, and does not pair the rows of a batch"
+    )
+
+
 def coupling_of(name: FineTuningCouplingName, drift: Drift, base_params: Params) -> Coupling:
     """The coupling of a fine-tuning run."""
     if name == "base-exact":
         base = gft.sampling.flow_map(drift, base_params, num_steps=BASE_MAP_STEPS)
         return gft.couplings.seen_through(gft.couplings.exact(), base)
+    if name == "semi-discrete":
+        return semi_discrete
     return COUPLINGS[name]()
 
 

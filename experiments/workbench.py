@@ -9,12 +9,20 @@ import gft_jax as gft
 from experiments.base_flow import base_of_run, samples_of_base
 from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
-from experiments.evaluator import Evaluate, coupled_pairs, evaluator, floor, path_kl_to_base
+from experiments.evaluator import (
+    NOISE_SEED,
+    Evaluate,
+    coupled_pairs,
+    evaluator,
+    floor,
+    path_kl_to_base,
+)
 from experiments.loop import Loop, Stopped, Watch
 from experiments.methods import METHODS, PATHS, Method, coupling_of
 from experiments.planar import is_planar, snapshot_keeper
 from experiments.run_folder import RunFolder
-from gft_jax.couplings import Coupling
+from experiments.semi_discrete import potentials_of_run
+from gft_jax.couplings import Coupling, SemidiscretePotentials
 from gft_jax.loading import init_params
 from gft_jax.pairing import Batches
 from gft_jax.parallel import Runner
@@ -36,6 +44,7 @@ class Workbench:
         self._runners: dict[str, Runner] = {}
         self._replayed: tuple[Params, np.ndarray] | None = None
         self._coupled: tuple[Params, Coupling] | None = None
+        self._potentials: SemidiscretePotentials | None = None
 
     def fresh_params(self, seed: int) -> Params:
         """Random parameters of the network."""
@@ -61,16 +70,21 @@ class Workbench:
         Logs the scores of the base and of real data, and why there is no path KL where it cannot be had.
 
         Args:
-            folder: of the run.
+            folder: of the run; the potentials of the semi-discrete coupling are kept there.
             cache: where bases are kept for all runs.
             with_path_kl: whether the path KL is among the scores; an evaluation takes up to a third longer with it.
+
+        Raises:
+            Stopped: if the semi-discrete coupling does not converge.
         """
         config = self.config
+        if config.coupling == "semi-discrete":
+            self._potentials = potentials_of_run(folder, self.data.target, config.seeds[0])
         base_params = base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
         pairs = None
         if config.coupling != "independent":
-            coupling = self._coupling(base_params)
-            pairs = coupled_pairs(self.data.target, coupling, config.batch_size, config.coupled_batches)
+            stream = self._batches(config.batch_size, NOISE_SEED, base_params)
+            pairs = coupled_pairs(stream, len(self.data.target))
         first, path_kl = config.seeds[0], None  # base and floor are the same for all seeds
         if with_path_kl:
             try:
@@ -97,14 +111,7 @@ class Workbench:
         config, every = self.config, self.config.controls.replay_every
         replays = self.method(name).replays
         num_replayed = config.batch_size // every if replays else 0
-        num_new = config.batch_size - num_replayed
-        stream = gft.pairing.batches(
-            self.data.target,
-            batch_size=num_new,
-            seed=seed,
-            coupling=self._coupling(base_params),
-            pair_size=num_new * config.coupled_batches,
-        )
+        stream = self._batches(config.batch_size - num_replayed, seed, base_params)
         try:
             gft.couplings.require_converged(stream.pairing(0))
         except ValueError as error:
@@ -117,6 +124,19 @@ class Workbench:
             self._base_samples(base_params), batch_size=num_replayed, seed=seed + REPLAY_SEED
         )
         return gft.pairing.interleaved(stream, replay, every=every)
+
+    def _batches(self, batch_size: int, seed: int, base_params: Params) -> Batches:
+        """Batches of the data of fine-tuning under the coupling of the run."""
+        x1 = self.data.target
+        if self._potentials is not None:
+            return gft.pairing.chosen_batches(x1, self._potentials, batch_size=batch_size, seed=seed)
+        return gft.pairing.batches(
+            x1,
+            batch_size=batch_size,
+            seed=seed,
+            coupling=self._coupling(base_params),
+            pair_size=batch_size * self.config.coupled_batches,
+        )
 
     def _coupling(self, base_params: Params) -> Coupling:
         """How noise and data are paired: one coupling for all streams of a base, which then share their program."""

@@ -14,10 +14,11 @@ import pytest
 from programs import call
 
 import gft_jax as gft
-from experiments import evaluate, loop, methods, sample, train, workbench
+from experiments import evaluate, loop, methods, sample, semi_discrete, train, workbench
 from experiments.configs.digits import Digits
 from experiments.data.digits import shifted_digits
-from experiments.run_folder import open_run
+from experiments.run_folder import RunFolder, open_run
+from experiments.semi_discrete import potentials_of_run
 
 TINY = shlex.split(
     "--steps 6 --eval-every 2 --base-steps 3 --hidden 8 --depth 1 --batch-size 8 --num-target 16 "
@@ -296,6 +297,33 @@ def test_a_coupling_that_does_not_converge_stops_the_run_before_training(inside,
     assert call(monkeypatch, train, *arguments) == 1
     assert "the sinkhorn coupling does not converge on this data" in capsys.readouterr().err
     assert not any(row["kind"] == "train" for row in rows_of(out))
+
+
+def test_the_potentials_of_the_semi_discrete_coupling_are_kept_with_the_run(inside, monkeypatch, capsys):
+    fit = functools.partial(gft.couplings.fit_semidiscrete, num_steps=100, batch_size=64)
+    monkeypatch.setattr(gft.couplings, "fit_semidiscrete", fit)
+    out = inside / "semi-discrete"
+    arguments = ("digits", *TINY, "--coupling", "semi-discrete", "--methods", "plain", "--out", out)
+    assert call(monkeypatch, train, *arguments) == 0
+    (row,) = (row for row in rows_of(out) if row["kind"] == "semi-discrete coupling")
+    assert row["rows"] == 16
+    assert row["marginal_error"] < 0.15
+    assert any("the coupling is semi_discrete" in row.get("reason", "") for row in rows_of(out))
+
+    # A continued run finds them and fits nothing.
+    target = shifted_digits("unseen-classes", 16).target
+    monkeypatch.setattr(gft.couplings, "fit_semidiscrete", None)
+    kept = potentials_of_run(RunFolder(out), target, 0)
+    monkeypatch.setattr(gft.couplings, "fit_semidiscrete", fit)
+    again = fit(jax.random.key(semi_discrete.SEED), target, gft.pairing.standard_normal((8, 8)))
+    jax.tree.map(np.testing.assert_array_equal, kept, again)
+
+    monkeypatch.setattr(gft.couplings, "fit_semidiscrete", functools.partial(fit, tolerance=1e-3))
+    other = inside / "semi-discrete-unconverged"
+    other.mkdir()
+    with pytest.raises(loop.Stopped, match="give another --coupling: the potentials have not converged"):
+        potentials_of_run(RunFolder(other), target, 0)
+    assert not list(other.iterdir())
 
 
 def test_all_devices_under_pmap_give_the_same_run(inside, monkeypatch):

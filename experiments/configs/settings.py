@@ -27,8 +27,9 @@ MethodName = Literal[
 ]
 CouplingName = Literal["independent", "exact", "sinkhorn", "one-to-one", "unbalanced"]
 """Couplings of the two ends alone; one-to-one is sinkhorn without repetition."""
-FineTuningCouplingName = Literal[CouplingName, "base-exact"]
-"""base-exact: exact between the base's samples and the data, for the noise that the samples come from."""
+FineTuningCouplingName = Literal[CouplingName, "base-exact", "semi-discrete"]
+"""base-exact: exact between the base's samples and the data, for the noise that the samples come from. semi-discrete:
+data are chosen for the noise out of all data of fine-tuning."""
 PathName = Literal["linear", "trigonometric", "variance-preserving", "linear-noisy", "brownian-bridge"]
 
 REPLAYING: frozenset[MethodName] = frozenset({"prior-preservation", "diff-tuning"})
@@ -134,7 +135,8 @@ class Settings(RunSettings):
     """Methods to compare, in the order of the report."""
     coupling: FineTuningCouplingName = "independent"
     """How noise and data of a batch are paired in fine-tuning. base-exact pairs the data with the base's own samples,
-    at the least total squared distance, and takes the noise that they come from."""
+    at the least total squared distance, and takes the noise that they come from. semi-discrete fits potentials to all
+    data of fine-tuning first, which are kept in RUN/coupling."""
     coupled_batches: int = 1
     """Batches whose rows are coupled at once: the more, the nearer a coupling is to optimal transport between the laws,
     and the more it costs. The next pairing is computed while the device trains."""
@@ -162,8 +164,8 @@ class Settings(RunSettings):
         super().check()
         require(self.base_every >= 1, "base_every", self.base_every, "at least 1")
         require(self.coupled_batches >= 1, "coupled_batches", self.coupled_batches, "at least 1")
-        if self.coupling == "independent":
-            only = "1, with --coupling independent"
+        if self.coupling in ("independent", "semi-discrete"):
+            only = f"1, with --coupling {self.coupling}"
             require(self.coupled_batches == 1, "coupled_batches", self.coupled_batches, only)
         require(len(self.methods) > 0, "methods", self.methods, "at least one method")
         require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "each method once")
