@@ -71,7 +71,6 @@ def benchmark(
     points: int | None = None,
     out: Path = Path("runs/benchmarks"),
     one_core: bool = False,
-    one_thread: bool = False,
     quick: bool = False,
 ) -> None:
     """Measures, prints what was found, and writes it as WHICH.md and WHICH.json (cheaper: also WHICH.png).
@@ -86,14 +85,8 @@ def benchmark(
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.
-        one_thread: each program takes one thread at a time, so that a second one has a core of its own: prefetching
-            beside a training step that leaves a core free.
         quick: few rounds at the first width, or few points, to see that all of it runs; the numbers mean little.
     """
-    if one_thread:
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-        )
     if which == "distances":
         if (rounds, widths) != (None, None):
             raise ValueError("--rounds and --widths are of the other benchmarks: distances has --points")

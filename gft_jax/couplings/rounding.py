@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from gft_jax.couplings.base import Pairing, permutation_pairing
 
@@ -35,14 +35,14 @@ def drawn(key: Key[Array, ""], plan: Plan, x0: Shaped[Array, "..."], x1: Shaped[
     never: for a blurred plan 1 - 1/e = 63 % of the rows of x0 are used.
     """
     law = _law(plan)
-    # A block of partners first, then one of the block: as many random numbers for a row as two roots of its partners.
+    # A block of partners first, then one of the block: sums over a row of the plan, without a running one.
     rows = len(plan.log)
     size = math.ceil(math.sqrt(rows))
     blocks = jnp.pad(law, ((0, 0), (0, size**2 - rows))).reshape(rows, size, size)
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, rows))  # rows of x1 draw independently
-    draw = jax.vmap(jax.random.categorical)
-    block = draw(keys[:, 0], jnp.log(jnp.sum(blocks, axis=2)))
-    within = draw(keys[:, 1], jnp.log(blocks[jnp.arange(rows), block]))
+    keys = jax.random.split(key, rows)  # rows of x1 draw independently
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,), law.dtype))(keys)
+    block = _draw(uniform[:, 0], jnp.sum(blocks, axis=2))
+    within = _draw(uniform[:, 1], blocks[jnp.arange(rows), block])
     partner = jnp.minimum(block * size + within, rows - 1)  # where the plan is not a number
     return Pairing(
         source_index=partner.astype(jnp.int32),
@@ -51,7 +51,7 @@ def drawn(key: Key[Array, ""], plan: Plan, x0: Shaped[Array, "..."], x1: Shaped[
         converged=plan.converged,
         cost=jnp.mean(jnp.sum(law * plan.squared, axis=1)),
         marginal_error=plan.marginal_error,
-        entropy=_entropy(law),
+        entropy=_entropy(plan),
     )
 
 
@@ -82,7 +82,17 @@ def one_to_one(
     free = jnp.ones(rows, bool)
     _, partners = jax.lax.scan(draw, free, (order, jax.random.split(key_draws, rows)))
     pairing = permutation_pairing(x0, x1, jnp.zeros(rows, jnp.int32).at[order].set(partners))
-    return pairing._replace(converged=plan.converged & pairing.converged, entropy=_entropy(_law(plan)))
+    return pairing._replace(converged=plan.converged & pairing.converged, entropy=_entropy(plan))
+
+
+def _draw(uniform: Float[Array, "rows"], mass: Float[Array, "rows columns"]) -> Int[Array, "rows"]:
+    """A column of each row with probability in proportion to its mass, >= 0: never one without any."""
+    running = jnp.cumsum(mass, axis=1)
+    total = running[:, -1]
+    # Rounded down, since a product that is the total itself would be beyond the last column.
+    level = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    candidates = (running > level[:, None]) & (mass > 0)
+    return jnp.where(jnp.any(candidates, axis=1), jnp.argmax(candidates, axis=1), jnp.argmax(mass, axis=1))
 
 
 def _law(plan: Plan) -> Float[Array, "rows rows"]:
@@ -90,5 +100,7 @@ def _law(plan: Plan) -> Float[Array, "rows rows"]:
     return jax.nn.softmax(plan.log, axis=1)
 
 
-def _entropy(law: Float[Array, "rows rows"]) -> Float[Array, ""]:
-    return jnp.mean(-jnp.sum(jax.scipy.special.xlogy(law, law), axis=1))
+def _entropy(plan: Plan) -> Float[Array, ""]:
+    law = _law(plan)
+    log = plan.log - jax.nn.logsumexp(plan.log, axis=1, keepdims=True)
+    return jnp.mean(-jnp.sum(jnp.where(law > 0, law * log, 0), axis=1))

@@ -42,8 +42,8 @@ def sinkhorn(
             becomes a Schroedinger bridge at ``absolute_epsilon = 2 g^2``.
         rounding: makes pairs of the plan: `drawn` or `one_to_one`.
         threshold: the iteration stops when the L1 error of the partners' law is below it, > 0.
-        max_iterations: bound on the iterations, >= 1; they are run eight at a time, after eight for each
-            factor of four by which epsilon comes down from the mean squared distance.
+        max_iterations: bound on the iterations, >= 1; they are run ten at a time, after ten for each
+            factor of five by which epsilon comes down from a quarter of the mean squared distance.
 
     Raises:
         ValueError: for values out of range, or both epsilons at once; when called, for ends of different shapes, or

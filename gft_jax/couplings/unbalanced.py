@@ -49,7 +49,7 @@ def unbalanced(
         epsilon: strength of the entropic term, > 0.
         threshold: the iteration stops when the L1 distance of the marginals from what is optimal for the potentials
             is below it, > 0.
-        max_iterations: bound on the iterations, >= 1; they are run eight at a time.
+        max_iterations: bound on the iterations, >= 1; they are run ten at a time.
 
     Raises:
         ValueError: for values out of range; when called, for ends of different shapes, or more than 16384 rows.
