@@ -1,6 +1,7 @@
 """What a coupling does to a flow, one question to a program.
 
 python -m experiments.couplings scratch       eight gaussians to moons, trained from the first step on: length, quality
+python -m experiments.couplings finetuned     a base of the plane and one of digits, fine-tuned gradually
 
 Every run leaves a file when it ends; interrupted, the same command does what is missing.
 """
@@ -10,9 +11,11 @@ import sys
 import tyro
 
 from experiments.couplings.comparison import Comparison
+from experiments.couplings.finetuned import Finetuned
 from experiments.couplings.scratch import Scratch
+from experiments.loop import Stopped
 
-COMPARISONS: dict[str, type[Comparison]] = {"scratch": Scratch}
+COMPARISONS: dict[str, type[Comparison]] = {"scratch": Scratch, "finetuned": Finetuned}
 
 
 def main() -> int:
@@ -23,7 +26,7 @@ def main() -> int:
     try:
         comparison.check()
         print(f"page: {comparison.write()}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Stopped) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

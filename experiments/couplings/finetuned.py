@@ -1,0 +1,68 @@
+"""One base of the plane and one of digits, fine-tuned gradually with one coupling and another.
+
+    python -m experiments.couplings finetuned
+
+Half an hour on two CPU cores with the defaults.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.configs.domains import Domain
+from experiments.couplings.comparison import Comparison, Outcome, finish
+from experiments.couplings.finetuned_figure import figure
+from experiments.couplings.finetuned_flow import STREAMS, FineTuning, StreamName
+from experiments.couplings.finetuned_page import page
+from experiments.files import write_atomically
+from experiments.plots import save
+
+
+@dataclass(frozen=True)
+class Finetuned(Comparison):
+    """A flow of 8 gaussians to moons, and one of the digits 0-4 to 5-9, by gradual fine-tuning."""
+
+    couplings: tuple[StreamName, ...] = tuple(STREAMS)
+    """Couplings to compare, in the order of the table. exact-of-1024 pairs 1024 rows at once, those of several
+    batches; the others pair a batch."""
+    domains: tuple[Domain, ...] = ("toy2d", "digits")
+    """Domains to compare them on."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 1500
+    out: Path = Path("runs/couplings/finetuned")
+
+    def check(self) -> None:
+        """Refuses settings that cannot work."""
+        self.require_some("couplings")
+        self.require_some("domains")
+        super().check()
+
+    def write(self) -> Path:
+        """Does the runs that are missing, and writes page and figure; returns the path of the page."""
+        made = functools.cache(lambda domain: FineTuning(domain, self.out / "base"))
+        planned: dict[str, Callable[[], Outcome]] = {}
+        for domain in self.domains:
+            planned[f"{domain}-base"] = functools.partial(lambda domain: made(domain).base(), domain)
+            for seed in self.seeds:
+                for name in self.couplings:
+                    run = functools.partial(
+                        lambda domain, *run: made(domain).run(*run), domain, name, seed, self.steps
+                    )
+                    planned[f"{domain}-{name}-seed{seed}"] = run
+        found = finish(self.out, {"steps": self.steps}, planned)
+        numbers = {
+            domain: {
+                name: [found[f"{domain}-{name}-seed{seed}"] for seed in self.seeds] for name in self.couplings
+            }
+            for domain in self.domains
+        }
+        bases = {domain: found[f"{domain}-base"] for domain in self.domains}
+        self.page_folder.mkdir(parents=True, exist_ok=True)
+        save(figure(numbers, bases), self.page_folder / "couplings_finetuned.png")
+        command = f"python -m experiments.couplings finetuned --couplings {' '.join(self.couplings)}"
+        command += f" --domains {' '.join(self.domains)}"
+        command += f" --seeds {' '.join(map(str, self.seeds))} --steps {self.steps}"
+        file = self.page_folder / "couplings_finetuned.md"
+        write_atomically(file, page(numbers, bases, command, self.steps, "couplings_finetuned.png"))
+        return file
