@@ -14,7 +14,7 @@ from experiments.configs.domains import Domain
 from experiments.couplings.comparison import Comparison, Outcome, finish
 from experiments.couplings.finetuned_figure import figure
 from experiments.couplings.finetuned_flow import STREAMS, FineTuning, StreamName
-from experiments.couplings.finetuned_page import page
+from experiments.couplings.finetuned_page import Numbers, page
 from experiments.files import write_atomically
 from experiments.plots import save
 
@@ -51,13 +51,13 @@ class Finetuned(Comparison):
                     )
                     planned[f"{domain}-{name}-seed{seed}"] = run
         found = finish(self.out, {"steps": self.steps}, planned)
-        numbers = {
+        numbers: Numbers = {
             domain: {
                 name: [found[f"{domain}-{name}-seed{seed}"] for seed in self.seeds] for name in self.couplings
             }
             for domain in self.domains
         }
-        bases = {domain: found[f"{domain}-base"] for domain in self.domains}
+        bases: dict[Domain, dict[str, float]] = {domain: found[f"{domain}-base"] for domain in self.domains}
         self.page_folder.mkdir(parents=True, exist_ok=True)
         save(figure(numbers, bases), self.page_folder / "couplings_finetuned.png")
         command = f"python -m experiments.couplings finetuned --couplings {' '.join(self.couplings)}"

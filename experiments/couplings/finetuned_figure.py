@@ -36,10 +36,8 @@ def figure(numbers: Numbers, bases: Mapping[Domain, Mapping[str, float]]) -> Fig
             _w2(row[2], runs, bases[domain])
             row[2].set_title(f"{_NAMES[domain]}: W₂ by number of Euler steps")
         handles = [Line2D([], [], label=name, **look(name, couplings)) for name in couplings]
-        handles += [
-            Line2D([], [], color=REFERENCE, linestyle=dashes, linewidth=1.5, label=label)
-            for dashes, label in ((":", "base, before fine-tuning"), ("--", "floor: real against real"))
-        ]
+        handles.append(Line2D([], [], color=REFERENCE, linestyle=":", label="base, before fine-tuning"))
+        handles.append(Line2D([], [], color=REFERENCE, linestyle="--", label="floor: real against real"))
         several = len(next(iter(next(iter(numbers.values())).values()))) > 1
         drawn.legend(
             handles=handles,
