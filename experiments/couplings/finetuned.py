@@ -25,7 +25,7 @@ class Finetuned(Comparison):
 
     couplings: tuple[StreamName, ...] = tuple(STREAMS)
     """Couplings to compare, in the order of the table. exact-of-1024 pairs 1024 rows at once, those of several
-    batches; the others pair a batch."""
+    batches; semi-discrete chooses out of all the data; the others pair a batch."""
     domains: tuple[Domain, ...] = ("toy2d", "digits")
     """Domains to compare them on."""
     seeds: tuple[int, ...] = (0, 1, 2)

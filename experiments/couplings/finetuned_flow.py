@@ -34,9 +34,9 @@ CHUNK = 50
 NUM_PAIRINGS = 4
 """Pairings whose cost is averaged, of the first steps."""
 NUM_RETENTION_TIMES = 10
-_NOISE_SEED = 20_261_122
+_NOISE_SEED, _FIT_SEED = 20_261_122, 20_261_123
 
-StreamName = Literal[FineTuningCouplingName, "exact-of-1024"]
+StreamName = Literal[FineTuningCouplingName, "exact-of-1024", "semi-discrete"]
 Streams = Callable[[Workbench, Params], Callable[[int], Batches]]
 """``(workbench, parameters of the base)`` -> seed -> training batches, all seeds by one compiled program."""
 
@@ -52,10 +52,19 @@ def _paired(name: FineTuningCouplingName, pair_size: int | None = None) -> Strea
     return streams
 
 
+def _semi_discrete(bench: Workbench, base_params: Params) -> Callable[[int], Batches]:
+    rows, size = bench.data.target, bench.config.batch_size
+    source = gft.pairing.standard_normal(bench.event_shape)
+    potentials = gft.couplings.fit_semidiscrete(jax.random.key(_FIT_SEED), rows, source)
+    require_converged(potentials)
+    return lambda seed: gft.pairing.chosen_batches(rows, potentials, batch_size=size, seed=seed)
+
+
 STREAMS: dict[StreamName, Streams] = {
     "independent": _paired("independent"),
     "exact": _paired("exact"),
     "exact-of-1024": _paired("exact", LARGE_PAIRING),
+    "semi-discrete": _semi_discrete,
     "sinkhorn": _paired("sinkhorn"),
     "one-to-one": _paired("one-to-one"),
     "unbalanced": _paired("unbalanced"),
@@ -109,11 +118,11 @@ class FineTuning:
         """Numbers after fine-tuning for so many steps.
 
         Raises:
-            ValueError: if the first pairing does not converge.
+            ValueError: if one of the first pairings does not converge.
             Stopped: if loss or gradient is not finite.
         """
-        stream = self._streams(name)(seed)
         try:
+            stream = self._streams(name)(seed)
             costs = [float(require_converged(stream.pairing(step)).cost) for step in range(NUM_PAIRINGS)]
         except ValueError as error:
             raise ValueError(f"the coupling {name} on {self.domain}: {error}") from error

@@ -105,9 +105,10 @@ Batches of {CONFIGS[domain].batch_size} rows, {len(CONFIGS[domain].data().target
 One base for each domain, pretrained with independent pairs, is fine-tuned by gradual fine-tuning (gradual-linear of
 `python -m experiments.train`, its data, network and rates) for {num_steps} steps with each coupling. **independent**
 pairs at random; **exact** the rows of a batch at the least squared distance; **exact-of-1024** those of several
-batches, 1024 rows at once; **sinkhorn** draws partners from the entropic plan, and **one-to-one** does so without
-repetition; **unbalanced** gives far data less weight; **base-exact** pairs the data with the base's own samples at the
-least squared distance, and takes the noise that they come from.
+batches, 1024 rows at once; **semi-discrete** chooses out of all the data for each row of noise; **sinkhorn** draws
+partners from the entropic plan, and **one-to-one** does so without repetition; **unbalanced** gives far data less
+weight; **base-exact** pairs the data with the base's own samples at the least squared distance, and takes the noise
+that they come from.
 
 ![Path length, normalised path energy and W2 at few steps]({figure})
 
