@@ -2,7 +2,7 @@
 
     python -m experiments.couplings finetuned
 
-Half an hour on two CPU cores with the defaults.
+Forty minutes on one busy CPU core with the defaults.
 """
 
 import functools

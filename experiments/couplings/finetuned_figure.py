@@ -7,10 +7,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from experiments.configs.domains import Domain
 from experiments.couplings.finetuned_flow import EULER_STEPS, FEW_STEPS
-from experiments.couplings.finetuned_page import Numbers, Runs, values_of
+from experiments.couplings.finetuned_page import Numbers, Runs, is_deficit, values_of
 from experiments.plots import REFERENCE, STYLE, colour, look
 
 _NAMES: dict[Domain, str] = {"toy2d": "plane", "digits": "digits"}
@@ -30,9 +31,8 @@ def figure(numbers: Numbers, bases: Mapping[Domain, Mapping[str, float]]) -> Fig
                 _dots(ax, runs, column, bases[domain][column])
                 ax.set_title(f"{_NAMES[domain]}: {title}")
             row[1].tick_params(labelleft=False)
-            ratios = [run["energy_over_squared_w2"] for of_seeds in runs.values() for run in of_seeds]
-            if max(ratios) < 1:  # the absolute value then turns the order round
-                row[1].set_xlabel("of a path energy below W₂²")
+            if is_deficit(runs):
+                row[1].set_xlabel("energies below W₂²: lower is more energy")
             _w2(row[2], runs, bases[domain])
             row[2].set_title(f"{_NAMES[domain]}: W₂ by number of Euler steps")
         handles = [Line2D([], [], label=name, **look(name, couplings)) for name in couplings]
@@ -68,6 +68,7 @@ def _dots(ax: Axes, runs: Mapping[str, Runs], column: str, base: float) -> None:
     for label, name in zip(ax.get_yticklabels(), couplings, strict=True):
         label.set_color(colour(name, couplings))
     ax.set_ylim(len(couplings) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _w2(ax: Axes, runs: Mapping[str, Runs], base: Mapping[str, float]) -> None:

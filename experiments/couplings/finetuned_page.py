@@ -13,9 +13,10 @@ QUALITY = (
     Column(f"w2_{EULER_STEPS}", f"W2, {EULER_STEPS} steps", 2),
     Column("energy_distance", "energy distance", 3),
 )
+NPE = Column("normalised_path_energy", "NPE", 2)
 WAY = (
     Column("path_length", "path length", 2),
-    Column("normalised_path_energy", "NPE", 2),
+    NPE,
     Column("energy_over_squared_w2", "path energy / W2²", 2),
     Column("to_base_samples", "to the base's samples", 2),
     Column("to_base_drift", "to the base's drift", 2),
@@ -63,6 +64,11 @@ def table(runs: Mapping[str, Runs], base: Mapping[str, float], columns: Sequence
     return "\n".join(lines) + "\n"
 
 
+def is_deficit(runs: Mapping[str, Runs]) -> bool:
+    """Whether all path energies are below the squared W2, so that less energy gives a larger NPE."""
+    return max(run["energy_over_squared_w2"] for of_seeds in runs.values() for run in of_seeds) < 1
+
+
 def lowest(runs: Mapping[str, Runs], columns: Sequence[Column]) -> str:
     """A table: which coupling has the lowest mean of each number, and whose ranges over the seeds reach its own."""
     lines = ["| number | lowest with | mean | ranges that reach it |", "|---|---|---|---|"]
@@ -95,7 +101,7 @@ Batches of {CONFIGS[domain].batch_size} rows, {len(CONFIGS[domain].data().target
 
 {table(runs, bases[domain], QUALITY)}
 {table(runs, bases[domain], WAY)}
-{lowest(runs, (*QUALITY, *WAY[:2]))}"""
+{lowest(runs, (*QUALITY, WAY[0]) if is_deficit(runs) else (*QUALITY, WAY[0], NPE))}"""
         for domain, runs in numbers.items()
     ]
     return f"""# Couplings in fine-tuning
@@ -115,12 +121,13 @@ that they come from.
 Mean over {seeds} seed{"s" if seeds > 1 else ""} of the fine-tuning, smallest and largest in brackets; base, held-out
 data and test noise are the same for all, so that the ranges are of training alone. Samples are by Euler's method from
 as many rows of noise as there are held-out data, {EULER_STEPS} steps where none are named. W2 is exact, in the unit of
-the data, and so is its floor, W2 of as many other real samples: two sets of samples, and in the plane a W2 below it is
-chance. *NPE*, the normalised path energy, is `|E int |v|^2 dt - W2^2| / W2^2`, W2 between that noise and the held-out
-data. Of so few points this W2 is too large, most of all in many dimensions: where *path energy / W2²* is below 1, the
-NPE measures a deficit, and less energy gives more of it. *To the base's samples*: root mean square distance of samples
-from those of the base for the same noise; *to the base's drift*: of the drifts, on the base's paths. *Cost of the
-pairs*: mean `|x0 - x1|^2` of the first {NUM_PAIRINGS} batches, by the row weights.
+the data, and so is its floor, W2 of as many other real samples, which chance may bring above that of a good model.
+*NPE*, the normalised path energy, is `|E int |v|^2 dt - W2^2| / W2^2`, W2 between that noise and the held-out data. Of
+so few points this W2 is too large, most of all in many dimensions: where every *path energy / W2²* is below 1, an NPE
+measures a deficit, less energy gives more of it, and no lowest one is named. With *unbalanced* a flow aims at another
+law than that of the data, one nearer to the noise. *To the base's samples*: root mean square distance of samples from
+those of the base for the same noise; *to the base's drift*: of the drifts, on the base's paths. *Cost of the pairs*:
+mean `|x0 - x1|^2` of the first {NUM_PAIRINGS} batches, by the row weights.
 
 {"".join(section + chr(10) for section in sections).rstrip()}
 """
