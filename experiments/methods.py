@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Key
 
@@ -72,7 +73,12 @@ BASE_MAP_STEPS = 8
 
 
 def semi_discrete(
-    key: Key[Array, ""], x0: Array, x1: Array, cond: object = None, source_cond: object = None, /
+    key: Key[Array, ""],
+    x0: Array | np.ndarray,
+    x1: Array | np.ndarray,
+    cond: object = None,
+    source_cond: object = None,
+    /,
 ) -> Pairing:
     """The coupling where it is only named: that of `gft_jax.pairing.chosen_batches` knows no batch of data to pair."""
     raise ValueError(

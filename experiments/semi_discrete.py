@@ -3,6 +3,7 @@
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gft_jax as gft
@@ -25,10 +26,8 @@ def potentials_of_run(folder: RunFolder, target: np.ndarray, seed: int) -> Semid
         Stopped: if the marginal error is not within the tolerance; nothing is kept then.
     """
     path, source = folder.path / "coupling", gft.pairing.standard_normal(target.shape[1:])
-    rows, scalar = (jax.ShapeDtypeStruct(shape, target.dtype) for shape in ((len(target),), ()))
-    like = SemidiscretePotentials(
-        rows, rows, scalar, scalar, scalar, jax.ShapeDtypeStruct((), np.dtype(bool))
-    )
+    rows, scalar = jnp.zeros(len(target), target.dtype), jnp.zeros((), target.dtype)
+    like = SemidiscretePotentials(rows, rows, scalar, scalar, scalar, jnp.asarray(False))
     kept = found(path, like)
     if kept is not None:
         return kept

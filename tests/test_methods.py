@@ -177,7 +177,9 @@ def test_the_reached_weight_is_measured_on_pairs_of_the_training_coupling():
     """A student at w times the velocity of optimal transport, with a base that stands still, has reached w."""
     x1 = np.asarray(0.5 + 3 * jax.random.normal(jax.random.key(0), (2000, 1)))
     data = ShiftedData(x1[:2], x1, x1[:2], x1[:2])
-    stream = gft.pairing.batches(x1, batch_size=256, seed=0, coupling=gft.couplings.exact())
+    stream = gft.pairing.batches(
+        x1, batch_size=256, seed=evaluator.NOISE_SEED, coupling=gft.couplings.exact()
+    )
     pairs = evaluator.coupled_pairs(stream, len(x1))
     assert pairs.x1.shape == (8 * 256, 1)
 

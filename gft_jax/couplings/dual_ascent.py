@@ -62,7 +62,7 @@ def dual_ascent(
     """
     start = jnp.maximum(START, epsilon)
 
-    def falling(step: Array) -> Array:
+    def falling(step: Any) -> Array:
         return start * (END / start) ** (step / num_steps)
 
     solver = SemidiscreteSolver(

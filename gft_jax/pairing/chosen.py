@@ -107,7 +107,7 @@ def chosen_batches(
         _, first, inverse = np.unique(pairing.target_index, return_index=True, return_inverse=True)
         local = pairing._replace(target_index=jnp.asarray(first[inverse.reshape(-1)], jnp.int32))
         optimal = exact() if batch_size <= MAX_EXACT_ROWS else sinkhorn(0.01)
-        return diagnose(local, batch.x0, batch.x1, optimal=optimal)
+        return diagnose(local, batch.x0, dataset[0][pairing.target_index], optimal=optimal)
 
     return Batches(lambda step: at(step)[1], many, lambda step: at(step)[0], diagnosed)
 
@@ -147,9 +147,15 @@ def _compiled(static: Any, batch_size: int) -> _Programs:
         row_cond = dropped(dropout, keys_of_rows, row_cond)
         return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond)
 
-    def pair_many(*arguments: Any) -> Batch:
-        *shared, steps = arguments
+    def pair_many(
+        key: Key[Array, ""],
+        dropout: Any,
+        arrays: Any,
+        potentials: SemidiscretePotentials,
+        dataset: tuple[Array, Any],
+        steps: Array,
+    ) -> Batch:
         # One after another: side by side, all of them would hold their distances to the dataset at once.
-        return jax.lax.map(lambda step: pair(*shared, step)[1], steps)
+        return jax.lax.map(lambda step: pair(key, dropout, arrays, potentials, dataset, step)[1], steps)
 
     return _Programs(jax.jit(pair), jax.jit(pair_many))
