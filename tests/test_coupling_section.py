@@ -56,6 +56,7 @@ def test_pairings_that_did_not_converge_are_named():
     assert unconverged([row()]) == []
 
 
+@pytest.mark.slow
 def test_a_run_logs_what_its_pairs_are_like(tmp_path, monkeypatch):
     """Of the first method alone, whose pairs the others share; as the stream itself says."""
     monkeypatch.chdir(tmp_path)

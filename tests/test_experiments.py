@@ -290,7 +290,7 @@ def test_samples_that_are_not_finite_stop_the_run_at_their_evaluation(inside, mo
 
 
 def test_a_coupling_that_does_not_converge_stops_the_run_before_training(inside, monkeypatch, capsys):
-    few = functools.partial(gft.couplings.sinkhorn, epsilon=1e-4, max_iterations=10)
+    few = functools.partial(gft.couplings.sinkhorn, threshold=1e-9, max_iterations=10)
     monkeypatch.setitem(methods.COUPLINGS, "sinkhorn", few)
     out = inside / "unconverged"
     arguments = ("digits", *TINY, "--coupling", "sinkhorn", "--methods", "plain", "--out", out)
@@ -299,6 +299,7 @@ def test_a_coupling_that_does_not_converge_stops_the_run_before_training(inside,
     assert not any(row["kind"] == "train" for row in rows_of(out))
 
 
+@pytest.mark.slow
 def test_the_potentials_of_the_semi_discrete_coupling_are_kept_with_the_run(inside, monkeypatch, capsys):
     fit = functools.partial(gft.couplings.fit_semidiscrete, num_steps=100, batch_size=64)
     monkeypatch.setattr(gft.couplings, "fit_semidiscrete", fit)
