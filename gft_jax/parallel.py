@@ -1,4 +1,4 @@
-"""Compiled fine-tuners on one device or on many: with `couplings.devices` all that knows that devices exist."""
+"""Compiled fine-tuners, on one device or on many; `couplings.devices` and `pairing.ahead` know of devices, too."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -119,6 +119,34 @@ def test_an_outlier_and_a_small_epsilon_leave_the_range_of_float32():
     np.testing.assert_allclose(pairing.entropy, entropy, rtol=1e-3)
 
 
+def test_a_plan_that_float32_cannot_hold_is_not_called_converged():
+    x0, x1 = two_ends(rows=64, event=(2,))
+    pairing = sinkhorn(1e-5)(KEY, x0, x1)
+    assert pairing.marginal_error > 2e-3
+    assert not pairing.converged
+
+
+@pytest.mark.parametrize("distance", [30.0, 1e3])
+def test_unbalanced_at_its_defaults_leaves_out_an_outlier_whatever_its_distance(distance):
+    rng = np.random.default_rng(0)
+    x0, x1 = rng.standard_normal((2, 128, 2)).astype(np.float32)
+    x1[0] = distance
+    pairing = unbalanced()(KEY, x0, x1)
+    assert pairing.converged
+    assert pairing.weight[0] < 1e-6
+    assert np.asarray(pairing.weight)[1:].min() > 0.2
+
+
+@pytest.mark.parametrize(("target_penalty", "epsilon"), [(0.001, 1.0), (0.05, 0.05)])
+def test_small_penalties_give_the_plan_of_the_formula(target_penalty, epsilon):
+    x0, x1 = two_ends(rows=24, event=(2,))
+    cost = brute_cost(x0, x1)
+    plan = entropic_plan(cost / cost.mean(), epsilon, np.inf, target_penalty)
+    pairing = unbalanced(target_penalty, epsilon=epsilon)(KEY, x0, x1)
+    assert pairing.converged
+    np.testing.assert_allclose(pairing.weight, 24 * plan.sum(axis=0) / plan.sum(), rtol=2e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize(("epsilon", "max_iterations"), [(0.05, 48), (0.01, 200)])
 def test_few_iterations_suffice(epsilon, max_iterations):
     x0, x1 = two_ends(rows=64, event=(2,))

@@ -145,6 +145,20 @@ def potentials_of(dual, x1):
     return SemidiscretePotentials(jnp.asarray(dual), semidiscrete.marks(flat), *scalars)
 
 
+def test_a_choice_depends_on_no_other_row():
+    rng = np.random.default_rng(0)
+    x0, x1 = rng.standard_normal((2, 16, 2)).astype(np.float32)
+    num = len(x1)
+    potentials = SemidiscretePotentials(
+        jnp.zeros(num), jnp.zeros(num), jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.array(True)
+    )
+    chosen = choose(jax.random.key(0), potentials, x0, x1)
+    for value in (1e5, np.nan):
+        x0[0] = value
+        other = choose(jax.random.key(0), potentials, x0, x1)
+        np.testing.assert_array_equal(other.target_index[1:], chosen.target_index[1:])
+
+
 def test_a_stream_draws_x0_as_ever_and_moves_whole_rows_of_data():
     label = np.arange(NUM) + 100
     stream = chosen_batches(LINE, fitted(0.0), batch_size=64, seed=3, source=uniform, cond=label)

@@ -179,6 +179,54 @@ def test_the_steps_that_follow_are_computed_while_the_caller_does_something_else
     assert threading.current_thread() not in {thread for _, thread in recorded.done}
 
 
+def test_what_is_no_longer_wanted_is_not_computed():
+    recorded = Recorded()
+    with ahead(recorded.stream(), depth=3) as prefetched:
+        recorded.gate.clear()
+        first = threading.Thread(target=prefetched.batch, args=(0,))
+        first.start()
+        later = threading.Thread(target=prefetched.batch, args=(50,))
+        wait_for(lambda: not recorded.done)
+        later.start()
+        wait_for(later.is_alive)
+        threading.Timer(0.2, recorded.gate.set).start()
+        first.join()
+        later.join()
+        wait_for(lambda: 53 in recorded.steps())
+    assert not {2, 3} & set(recorded.steps())
+
+
+def test_a_pairing_is_made_once_for_all_of_its_steps():
+    made = []
+
+    def counted(key, x0, x1, cond=None, source_cond=None):
+        jax.debug.callback(lambda key: made.append(tuple(np.asarray(key))), jax.random.key_data(key))
+        return gft.couplings.independent()(key, x0, x1)
+
+    stream = batches(X1, batch_size=4, seed=0, coupling=counted, pair_size=12)
+    for step in range(6):
+        jax.block_until_ready(stream.batch(step))
+    jax.block_until_ready(stream.many(4, 2))
+    jax.effects_barrier()
+    assert len(made) == len(set(made)) == 2
+    # The key of a pairing is none of those of its rows.
+    rows = [gft.pairing.row_keys(0, step, 4) for step in range(6)]
+    assert not set(made) & {tuple(key) for keys in rows for key in np.asarray(jax.random.key_data(keys))}
+
+
+def test_steps_may_be_arrays_and_what_is_no_step_is_refused(streams):
+    for stream in (streams[0], streams[2], source_batches(standard_normal(()), batch_size=2, seed=0)):
+        assert_same(stream.batch(jnp.int32(3)), stream.batch(3))
+        assert_same(stream.many(jnp.int32(3), np.int64(2)), stream.many(3, 2))
+        for step in (-1, 2**32):
+            with pytest.raises(ValueError, match=rf"a step is an integer from 0 to .* got {step}"):
+                stream.batch(step)
+        with pytest.raises(ValueError, match=r"a number of steps is an integer from 1 to .* got 0"):
+            stream.many(0, 0)
+    with ahead(streams[0]) as prefetched:
+        assert_same(prefetched.batch(jnp.int32(3)), streams[0].batch(3))
+
+
 def test_chunks_end_with_the_run():
     recorded = Recorded()
     with ahead(recorded.stream(), depth=3, num_steps=10) as prefetched:
@@ -207,8 +255,9 @@ def test_leaving_cancels_what_has_not_begun():
         before = len(recorded.done)
         threading.Timer(0.2, recorded.gate.set).start()
     assert len(recorded.done) <= before + 2
-    with pytest.raises(RuntimeError):
-        prefetched.batch(20)
+    for step in (0, 1, 20):  # asked for, computed ahead, never thought of
+        with pytest.raises(RuntimeError, match=r"block of .* is left"):
+            prefetched.batch(step)
 
 
 @pytest.mark.parametrize(

@@ -192,14 +192,15 @@ def by_matrix(pair: Callable[[Array, Array, Array, Array | None], Pairing]) -> P
 
 @jax.jit
 def squared_distances(
-    x: Float[Array, "num_x size"], y: Float[Array, "num_y size"]
+    x: Float[Array, "num_x size"], y: Float[Array, "num_y size"], centre: Float[Array, "1 size"] | None = None
 ) -> Float[Array, "num_x num_y"]:
     """Matrix of squared distances ``|x_i - y_j|^2``.
 
-    Computed as ``|a|^2 + |b|^2 - 2 a.b`` with full matrix precision, a and b the rows less their common mean, so
-    that what cancels is of the size of the spread of the data and not of their distance from the origin.
+    Computed as ``|a|^2 + |b|^2 - 2 a.b`` with full matrix precision, a and b the rows less ``centre``, by default their
+    common mean, so that what cancels is of the size of the data's spread and not of their distance from the origin.
     """
-    centre = (jnp.mean(x, axis=0, keepdims=True) + jnp.mean(y, axis=0, keepdims=True)) / 2
+    if centre is None:
+        centre = (jnp.mean(x, axis=0, keepdims=True) + jnp.mean(y, axis=0, keepdims=True)) / 2
     a, b = x - centre, y - centre
     # The tensor cores' default precision (TF32) has 10 bits, fewer than neighbouring costs differ by.
     inner = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

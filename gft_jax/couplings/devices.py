@@ -12,6 +12,8 @@ devices. Three ways to it:
 The plans of the shares are those of `per_shard`.
 """
 
+import functools
+import numbers
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -51,43 +53,46 @@ def per_shard(coupling: Coupling, num_shards: int) -> Coupling:
             shapes, conditions of another number of rows, and what the coupling raises for a share. `exact` sees a
             share as inside jit: ends that are not finite come back as ``converged = False``.
     """
-    if num_shards < 1:
-        raise ValueError(f"num_shards must be >= 1, got {num_shards}")
+    if not isinstance(num_shards, numbers.Integral) or num_shards < 1:
+        raise ValueError(f"num_shards must be an integer >= 1, got {num_shards}")
+    # A pytree, like the coupling inside: its arrays are the leaves of this one.
+    return jax.tree_util.Partial(functools.partial(_pair_shares, num_shards), coupling)
 
-    def couple(
-        key: Key[Array, ""],
-        x0: Shaped[Array | np.ndarray, "..."],
-        x1: Shaped[Array | np.ndarray, "..."],
-        cond: Any = None,
-        source_cond: Any = None,
-    ) -> Pairing:
-        check_ends(x0, x1)
-        rows = len(x0)
-        if rows % num_shards:
-            raise ValueError(
-                f"{rows} rows do not divide over {num_shards} shares: use a multiple of {num_shards} rows, or another "
-                "num_shards"
-            )
-        check_rows("cond", cond, rows)
-        check_rows("source_cond", source_cond, rows)
 
-        def split(leaf: Array | np.ndarray) -> Array:
-            return jnp.asarray(leaf).reshape(num_shards, rows // num_shards, *leaf.shape[1:])
-
-        keys = jax.vmap(lambda share: jax.random.fold_in(key, share))(jnp.arange(num_shards))
-        shares = jax.vmap(coupling)(keys, *jax.tree.map(split, (x0, x1, cond, source_cond)))
-        first = jnp.arange(num_shards, dtype=jnp.int32)[:, None] * (rows // num_shards)
-        return Pairing(
-            source_index=(shares.source_index + first).reshape(rows),
-            target_index=(shares.target_index + first).reshape(rows),
-            weight=None if shares.weight is None else shares.weight.reshape(rows),
-            converged=jnp.all(shares.converged),
-            cost=jnp.mean(shares.cost),
-            marginal_error=jnp.mean(shares.marginal_error),
-            entropy=jnp.mean(shares.entropy),
+def _pair_shares(
+    num_shards: int,
+    coupling: Coupling,
+    key: Key[Array, ""],
+    x0: Shaped[Array | np.ndarray, "..."],
+    x1: Shaped[Array | np.ndarray, "..."],
+    cond: Any = None,
+    source_cond: Any = None,
+) -> Pairing:
+    check_ends(x0, x1)
+    rows = len(x0)
+    if rows % num_shards:
+        raise ValueError(
+            f"{rows} rows do not divide over {num_shards} shares: use a multiple of {num_shards} rows, or another "
+            "num_shards"
         )
+    check_rows("cond", cond, rows)
+    check_rows("source_cond", source_cond, rows)
 
-    return couple
+    def split(leaf: Array | np.ndarray) -> Array:
+        return jnp.asarray(leaf).reshape(num_shards, rows // num_shards, *leaf.shape[1:])
+
+    keys = jax.vmap(lambda share: jax.random.fold_in(key, share))(jnp.arange(num_shards))
+    shares = jax.vmap(coupling)(keys, *jax.tree.map(split, (x0, x1, cond, source_cond)))
+    first = jnp.arange(num_shards, dtype=jnp.int32)[:, None] * (rows // num_shards)
+    return Pairing(
+        source_index=(shares.source_index + first).reshape(rows),
+        target_index=(shares.target_index + first).reshape(rows),
+        weight=None if shares.weight is None else shares.weight.reshape(rows),
+        converged=jnp.all(shares.converged),
+        cost=jnp.mean(shares.cost),
+        marginal_error=jnp.mean(shares.marginal_error),
+        entropy=jnp.mean(shares.entropy),
+    )
 
 
 def over_axis(

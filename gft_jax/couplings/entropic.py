@@ -19,6 +19,10 @@ _START, _FALL = 0.25, 5.0
 """Epsilon of the first round, in units of the mean cost, and the factor by which it falls from round to round."""
 
 
+_MOST_RELAXED = 60.0
+"""A relaxed marginal lies between ``exp(-60)`` and ``exp(60)`` times the uniform one: float32 holds no more."""
+
+
 @jax.tree_util.register_pytree_node_class
 class _Kernel(Geometry):
     """A kernel that is multiplied as it is: ott's own raises it to a power first, each time, and takes TF32."""
@@ -93,10 +97,13 @@ def entropic_plan(
         # of a plan with relaxed marginals would otherwise grow with the rows.
         return jnp.exp((f[:, None] + g[None, :] - cost) / epsilon) / rows**2
 
+    def relaxed(exponent: Array) -> Array:
+        return jnp.exp(-jnp.clip(exponent, -_MOST_RELAXED, _MOST_RELAXED)) / rows
+
     def error_of(marginals: tuple[Array, Array], potentials: tuple[Array, Array]) -> Array:
         # A relaxed marginal is to be what is optimal for the potential.
         of_x1, of_x0 = (
-            jnp.sum(jnp.abs(marginal - jnp.exp(-potential / strength) / rows))
+            jnp.sum(jnp.abs(marginal - relaxed(potential / strength)))
             for marginal, potential, strength in zip(marginals, potentials, strengths, strict=True)
         )
         return of_x1 + of_x0
@@ -105,7 +112,7 @@ def entropic_plan(
         f, g, at = state.f, state.g, state.epsilon
         geometry = _Kernel(kernel_matrix=kernel(f, g, at), epsilon=1.0)
         # A relaxed marginal sees the whole potential, of which the kernel has absorbed a part.
-        a, b = (jnp.exp(-p / at * (1 / t - 1)) / rows for p, t in zip((f, g), tau, strict=True))
+        a, b = (relaxed(p / at * (1 / t - 1)) for p, t in zip((f, g), tau, strict=True))
         solver = Sinkhorn(
             lse_mode=False, min_iterations=_ROUND, max_iterations=_ROUND, inner_iterations=_ROUND
         )
@@ -126,11 +133,11 @@ def entropic_plan(
         too_large = (state.error > threshold) & (state.iterations < max_iterations)
         return (state.iterations == 0) | too_large
 
-    # Every row and column of the first kernel has an entry of one, and none is larger.
+    # With marginals that are kept, every row and column of the first kernel has an entry of one, and none is larger.
     f = jnp.min(cost, axis=1)
-    f = jnp.where(jnp.isfinite(f), f, 0)
+    f = tau[0] * jnp.where(jnp.isfinite(f), f, 0)
     g = jnp.min(cost - f[:, None], axis=0)
-    g = jnp.where(jnp.isfinite(g), g, 0)
+    g = tau[1] * jnp.where(jnp.isfinite(g), g, 0)
     first = _State(f, g, jnp.maximum(target, _START), jnp.asarray(jnp.inf, squared.dtype), jnp.asarray(0))
     state = jax.lax.while_loop(goes_on, round_of, first)
 
@@ -139,5 +146,6 @@ def entropic_plan(
     mass = jnp.exp(jax.nn.logsumexp(log_plan, axis=1))
     of_x0 = jnp.matmul(mass, law, precision=jax.lax.Precision.HIGHEST)
     marginal_error = error_of((mass, of_x0), (state.f, state.g))
-    converged = jnp.isfinite(mean) & (state.error <= threshold)
+    # The plan is made anew from the potentials, which a small epsilon leaves with few digits.
+    converged = jnp.isfinite(mean) & (state.error <= threshold) & (marginal_error <= 2 * threshold)
     return Plan(log_plan, squared, converged, marginal_error), mass

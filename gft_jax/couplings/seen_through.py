@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from gft_jax.couplings.base import Pairing, PenalisedCoupling, check_ends, flat_ends
+from gft_jax.couplings.base import Pairing, PenalisedCoupling, check_dense, flat_ends
 from gft_jax.couplings.penalties import check_takes_penalty
 
 SourceMap = Callable[[Array], Array]
@@ -60,7 +60,7 @@ def _seen_through(
     *,
     penalty: Array | None = None,
 ) -> Pairing:
-    check_ends(x0, x1)
+    check_dense(x0, x1)
     seen = jax.lax.stop_gradient(source_map(jax.lax.stop_gradient(jnp.asarray(x0))))
     if np.shape(seen) != np.shape(x0):
         raise ValueError(

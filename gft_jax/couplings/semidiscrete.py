@@ -95,9 +95,10 @@ def _choose(key: Key[Array, ""], potentials: SemidiscretePotentials, x0: Array, 
     num_chunks = -(-rows // size)
     index = jnp.arange(num_chunks * size).reshape(num_chunks, size) % rows  # the last chunk is filled up
     keys = jax.random.split(key, rows)
+    centre = jnp.mean(x1, axis=0, keepdims=True)  # of the dataset alone: no row of x0 may matter to another
 
     def of_chunk(chunk: Array) -> tuple[Array, Array, Array]:
-        squared = squared_distances(x0[chunk], x1)
+        squared = squared_distances(x0[chunk], x1, centre)
         return _choice(keys[chunk], potentials.dual - squared, squared, potentials.epsilon)
 
     target, cost, entropy = (leaf.reshape(-1)[:rows] for leaf in jax.lax.map(of_chunk, index))

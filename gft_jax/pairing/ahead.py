@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gft_jax.pairing.checks import check_integer
+from gft_jax.pairing.checks import check_integer, checked_step, checked_steps
 from gft_jax.pairing.stream import Batches
 from gft_jax.types import Batch
 
@@ -65,11 +65,11 @@ def ahead(
         queue = _Queue(compute, worker, depth, num_steps)
         try:
             yield stream._replace(
-                batch=lambda step: queue.get((step, None)),
-                many=lambda first, count: queue.get((first, count)),
+                batch=lambda step: queue.get((checked_step(step), None)),
+                many=lambda first, count: queue.get((checked_step(first), checked_steps(count))),
             )
         finally:
-            worker.shutdown(wait=False, cancel_futures=True)
+            queue.close()
 
 
 class _Queue:
@@ -86,9 +86,21 @@ class _Queue:
         self._depth, self._num_steps = depth, num_steps
         self._pending: dict[tuple[int, int | None], Future[Batch]] = {}
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Drops what has not begun; what has begun ends before the block is left."""
+        with self._lock:
+            self._closed = True
+            self._pending.clear()
+            self._worker.shutdown(wait=False, cancel_futures=True)
 
     def get(self, request: tuple[int, int | None]) -> Batch:
         with self._lock:
+            if self._closed:
+                raise RuntimeError(
+                    "the block of gft_jax.pairing.ahead is left: ask for batches inside it, or ask the stream itself"
+                )
             wanted = [request, *self._following(request)]
             for old in self._pending.keys() - set(wanted):
                 self._pending.pop(old).cancel()

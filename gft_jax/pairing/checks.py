@@ -1,6 +1,7 @@
 """What all streams refuse before any work starts."""
 
 import numbers
+import operator
 from typing import Any
 
 import jax
@@ -28,6 +29,34 @@ def check_integer(name: str, value: Any, smallest: int) -> None:
     """Refuses what is not an integer, or below the smallest that is allowed."""
     if not isinstance(value, numbers.Integral) or value < smallest:
         raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
+
+
+def checked_step(step: Any) -> int:
+    """The number of a step, also from an array such as that of a training state.
+
+    Raises:
+        ValueError: unless it is an integer from 0 to 2^32 - 1.
+    """
+    return _checked_count("a step", step, 0)
+
+
+def checked_steps(count: Any) -> int:
+    """A number of steps.
+
+    Raises:
+        ValueError: unless it is an integer from 1 to 2^32 - 1.
+    """
+    return _checked_count("a number of steps", count, 1)
+
+
+def _checked_count(name: str, value: Any, smallest: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not smallest <= number < 2**32:
+        raise ValueError(f"{name} is an integer from {smallest} to 2^32 - 1, got {value!r}")
+    return number
 
 
 def check_cond(name: str, cond: Any, num_rows: int) -> None:

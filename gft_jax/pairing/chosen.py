@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -21,7 +21,14 @@ from gft_jax.couplings import (
     sinkhorn,
 )
 from gft_jax.couplings.semidiscrete import check_dataset_of
-from gft_jax.pairing.checks import check_cond, check_data, check_integer, check_labels
+from gft_jax.pairing.checks import (
+    check_cond,
+    check_data,
+    check_integer,
+    check_labels,
+    checked_step,
+    checked_steps,
+)
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.sources import Source, standard_normal
 from gft_jax.pairing.stream import MAX_EXACT_ROWS, Batches, check_source
@@ -94,19 +101,20 @@ def chosen_batches(
     arrays, programs = _programs(source, event_shape, dataset[0].dtype, batch_size)
     key = jax.random.key(seed)
 
-    def at(step: int) -> tuple[Pairing, Batch]:
-        return programs.one(key, dropout, arrays, potentials, dataset, np.uint32(step))
+    def at(step: SupportsIndex) -> tuple[Pairing, Batch]:
+        return programs.one(key, dropout, arrays, potentials, dataset, np.uint32(checked_step(step)))
 
-    def many(first_step: int, count: int) -> Batch:
+    def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
+        first_step, count = checked_step(first_step), checked_steps(count)
         steps = np.arange(first_step, first_step + count, dtype=np.uint32)
         return programs.many(key, dropout, arrays, potentials, dataset, steps)
 
-    def diagnosed(step: int) -> Diagnostics:
+    def diagnosed(step: SupportsIndex) -> Diagnostics:
         pairing, batch = at(step)
         # Rows of the batch stand for rows of the dataset: the first of those that are the same one.
         _, first, inverse = np.unique(pairing.target_index, return_index=True, return_inverse=True)
         local = pairing._replace(target_index=jnp.asarray(first[inverse.reshape(-1)], jnp.int32))
-        optimal = exact() if batch_size <= MAX_EXACT_ROWS else sinkhorn(0.01)
+        optimal = exact() if batch_size <= MAX_EXACT_ROWS else sinkhorn(0.002)
         return diagnose(local, batch.x0, dataset[0][pairing.target_index], optimal=optimal)
 
     return Batches(lambda step: at(step)[1], many, lambda step: at(step)[0], diagnosed)

@@ -1,12 +1,12 @@
 """Batches of source rows alone: for methods that make their own data, as reward fine-tuning does."""
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from gft_jax.pairing.checks import check_cond, check_integer
+from gft_jax.pairing.checks import check_cond, check_integer, checked_step, checked_steps
 from gft_jax.pairing.order import row_order
 from gft_jax.pairing.sources import Source
 from gft_jax.pairing.stream import Batches
@@ -48,9 +48,14 @@ def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = No
         index = row_order(num_conds, batch_size, seed, step)
         return jax.tree.map(lambda leaf: leaf[index], cond)
 
-    def many(first_step: int, count: int) -> Batch:
+    def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
+        first_step, count = checked_step(first_step), checked_steps(count)
         steps = range(first_step, first_step + count)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(conds_at, steps))
         return draw_many(key, np.asarray(steps, np.uint32), stacked)
 
-    return Batches(lambda step: draw(key, np.uint32(step), conds_at(step)), many)
+    def one(step: SupportsIndex) -> Batch:
+        step = checked_step(step)
+        return draw(key, np.uint32(step), conds_at(step))
+
+    return Batches(one, many)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -12,15 +12,22 @@ from jaxtyping import Array, Key
 
 from gft_jax.couplings import Coupling, Diagnostics, Pairing, apply, diagnose, exact, sinkhorn
 from gft_jax.couplings.base import flat_ends, permutation_pairing
-from gft_jax.pairing.checks import check_cond, check_data, check_integer, check_labels
+from gft_jax.pairing.checks import (
+    check_cond,
+    check_data,
+    check_integer,
+    check_labels,
+    checked_step,
+    checked_steps,
+)
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.order import row_order
 from gft_jax.pairing.sources import Source, standard_normal
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
-MAX_EXACT_ROWS = 1024
-"""Largest pairing whose diagnostics count the exact coupling as optimal; above it, ``sinkhorn(0.01)``."""
+MAX_EXACT_ROWS = 2048
+"""Largest pairing whose diagnostics count the exact coupling as optimal; above it, ``sinkhorn(0.002)``."""
 
 
 def _no_pairing(step: int) -> Any:
@@ -37,7 +44,8 @@ class Batches(NamedTuple):
     pairing: Callable[[int], Pairing] = _no_pairing
     """The pairing that the batch of a step comes from, with its cost, marginal error and whether it converged."""
     diagnose: Callable[[int], Diagnostics] = _no_pairing
-    """Its diagnostics, which take as long as the pairing and an optimal one besides."""
+    """Its diagnostics, which take as long as the pairing and an optimal one besides: up to 2048 rows the exact one, and
+    above ``sinkhorn(0.002)``, whose cost is somewhat above that (``excess`` is then too small, and may be below 0)."""
 
 
 class _Programs(NamedTuple):
@@ -124,34 +132,37 @@ def batches(
     def paired(number: int) -> tuple[Pairing, Batch]:
         return programs.one(key, dropout, arrays, steps_of(number), *rows_of_pairing(number))
 
-    def pairing(step: int) -> Pairing:
-        return paired(step // steps_a_pairing)[0]
+    def pairing(step: SupportsIndex) -> Pairing:
+        return paired(checked_step(step) // steps_a_pairing)[0]
 
-    def diagnosed(step: int) -> Diagnostics:
-        number = step // steps_a_pairing
+    def diagnosed(step: SupportsIndex) -> Diagnostics:
+        number = checked_step(step) // steps_a_pairing
         _, x0, _ = programs.ends(key, None, arrays, steps_of(number))
         rows, _ = rows_of_pairing(number)
-        optimal = exact() if len(rows) <= MAX_EXACT_ROWS else sinkhorn(0.01)
+        optimal = exact() if len(rows) <= MAX_EXACT_ROWS else sinkhorn(0.002)
         return diagnose(pairing(step), x0, rows, optimal=optimal)
 
-    def many(first_step: int, count: int) -> Batch:
+    def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
+        first_step, count = checked_step(first_step), checked_steps(count)
         steps = range(first_step, first_step + count)
         rows = [rows_of_pairing(step) for step in steps]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
         return programs.many(key, dropout, arrays, np.asarray(steps, np.uint32)[:, None], *stacked)
 
     if steps_a_pairing == 1:
-        return Batches(lambda step: paired(step)[1], many, pairing, diagnosed)
+        return Batches(lambda step: paired(checked_step(step))[1], many, pairing, diagnosed)
 
     # Kept, since the steps of a pairing come one after another, and chunks of steps may end within one.
     paired = functools.lru_cache(maxsize=2)(paired)
 
-    def many_of_large(first_step: int, count: int) -> Batch:
+    def many_of_large(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
+        first_step, count = checked_step(first_step), checked_steps(count)
         numbers = range(first_step // steps_a_pairing, (first_step + count - 1) // steps_a_pairing + 1)
         rows = [paired(number)[1] for number in numbers]
         return _cut(rows, np.uint32(first_step % steps_a_pairing), count, batch_size)
 
-    def one_of_large(step: int) -> Batch:
+    def one_of_large(step: SupportsIndex) -> Batch:
+        step = checked_step(step)
         return _cut([paired(step // steps_a_pairing)[1]], np.uint32(step % steps_a_pairing), None, batch_size)
 
     return Batches(one_of_large, many_of_large, pairing, diagnosed)
