@@ -71,7 +71,9 @@ def assert_same(a, b):
     """The same pairs; numbers up to the rounding of two programs."""
     for field, ours, theirs in zip(a._fields, a, b, strict=True):
         if ours is not None and ours.dtype == jnp.float32:
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=field)
+            # An error is what is left of masses that cancel, a few units in the last place of their sum, which is 1.
+            last = 1e-5 if field == "marginal_error" else 1e-6
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=last, err_msg=field)
         else:
             np.testing.assert_array_equal(ours, theirs, err_msg=field)
 

@@ -163,7 +163,7 @@ def test_marginal_error_of_local_plans_is_that_of_their_block_diagonal_plan():
 
 def test_bad_input_is_named():
     x0, x1 = two_ends(event=(2,))
-    with pytest.raises(ValueError, match="num_shards must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_shards must be an integer >= 1, got 0"):
         per_shard(exact(), 0)
     with pytest.raises(ValueError, match="12 rows do not divide over 5 shares: use a multiple of 5"):
         per_shard(exact(), 5)(KEY, x0, x1)
