@@ -64,13 +64,13 @@ class Conditional(Comparison):
             }
             for task in self.tasks
         }
-        first = self.seeds[0]
+        last = self.seeds[-1]
         samples = {
             task: {
-                coupling: read_arrays(self.out / f"{names[task, coupling, first]}.npz")["samples"]
+                coupling: read_arrays(self.out / f"{names[task, coupling, last]}.npz")["samples"]
                 for coupling in self.couplings
             }
-            | {"real": TASKS[task](first).real}
+            | {"real": TASKS[task](last).real}
             for task in self.tasks
         }
         self.page_folder.mkdir(parents=True, exist_ok=True)

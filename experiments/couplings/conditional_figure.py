@@ -15,6 +15,8 @@ from experiments.plots import colour
 
 _NUM_IMAGES = 8
 """Images of a class."""
+_NUM_POINTS = 2000
+"""Points of a panel in the plane."""
 _SIDE = 2.6
 _TITLES: Mapping[str, str] = {
     "moon": "condition: the moon",
@@ -56,8 +58,9 @@ def _scatter(ax: Axes, by_condition: np.ndarray, real: np.ndarray | None) -> Non
         [_shade(c, len(by_condition)) for c in range(len(by_condition))], by_condition.shape[1]
     )
     rows = by_condition.reshape(-1, 2)
-    order = np.random.default_rng(0).permutation(len(rows))  # no condition on top of the others
-    points(ax, rows[order], list(shades[order]), size=5)
+    # In random order, so that no condition is on top of the others.
+    order = np.random.default_rng(0).permutation(len(rows))[:_NUM_POINTS]
+    points(ax, rows[order], list(shades[order]), size=4)
 
 
 def _modes(ax: Axes) -> None:

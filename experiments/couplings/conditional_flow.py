@@ -28,8 +28,6 @@ WEIGHT_DECAY = 0.01
 BATCH_SIZE = 256
 NUM_STEPS = (1, 4, 100)
 """Euler steps of the samples that are scored."""
-NUM_KEPT = 250
-"""Samples of a condition that are kept for the figure."""
 _CHUNK = 100
 _SKEW_STEPS = 200
 """Batches by each half of which the skew is estimated."""
@@ -87,12 +85,7 @@ def measured(task: Task, drift: Drift, params: Params) -> Outcome:
         "path_length": float(jnp.mean(gft.metrics.path_length(trajectory))),
         "floor": conditional_w2(task.others[:, None], task.real),
     }
-    return Outcome(numbers, {"samples": samples[-1][:, 0, _spread(task.x0.shape[2])]})
-
-
-def _spread(num: int) -> np.ndarray:
-    """Which samples are kept: of all the modes that they start at, which come one after another."""
-    return np.linspace(0, num - 1, min(num, NUM_KEPT)).astype(int)
+    return Outcome(numbers, {"samples": samples[-1][:, 0]})
 
 
 def conditional_w2(samples: np.ndarray, real: np.ndarray) -> float:

@@ -38,8 +38,8 @@ DESCRIPTIONS: Mapping[str, tuple[str, str]] = {
         "Digits by class",
         "Normal noise to scikit-learn's 8 x 8 digits; the drift is told the class (`cond`), of which there are ten: "
         f"about {BATCH_SIZE // 10} rows of each in a batch. {NUM_HELD_OUT} held-out images a class, others for each "
-        f"seed; {NUM_DRAWS} sets of noise. So few points in 64 dimensions are far apart even where the laws agree, "
-        "and W2 falls below its floor where samples are nearer to the mean than images are. The energy distance, a mean over "
+        f"seed; {NUM_DRAWS} sets of noise. So few points in 64 dimensions are far apart even where laws agree, and W2 "
+        "falls below its floor where samples are nearer to the mean than images are. The energy distance, a mean over "
         "the classes of that of the samples by the most steps, has no such bias.",
     ),
 }
@@ -83,8 +83,8 @@ skew is not zero, the flow was trained for something else.
 {sections}
 ![Samples by condition under each coupling]({figure})
 
-Samples of the first seed by {most} Euler steps, not selected: in the plane a colour for each condition, over
-real points in grey, and the modes of the source as squares; of digits a row for each class.
+Samples of the last seed by {most} Euler steps, not selected: in the plane a colour for each condition, over real
+points in grey, and the modes of the source as squares; of digits a row for each class.
 """
 
 
