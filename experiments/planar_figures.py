@@ -148,8 +148,8 @@ def backdrop(ax: Axes, real: np.ndarray | None, size: float = 4) -> None:
         ax.scatter(*real.T, s=size, color=GREY, alpha=0.5, linewidths=0, zorder=1)
 
 
-def points(ax: Axes, samples: np.ndarray, shade: str, size: float = 6) -> Any:
-    """Samples as dots; returns the collection, whose offsets can be moved."""
+def points(ax: Axes, samples: np.ndarray, shade: str | Sequence[str], size: float = 6) -> Any:
+    """Samples as dots, of one colour or each of its own; returns the collection, whose offsets can be moved."""
     return ax.scatter(*samples.T, s=size, color=shade, alpha=0.7, linewidths=0, zorder=2)
 
 

@@ -2,6 +2,7 @@
 
 python -m experiments.couplings scratch       eight gaussians to moons, trained from the first step on: length, quality
 python -m experiments.couplings finetuned     a base of the plane and one of digits, fine-tuned gradually
+python -m experiments.couplings conditional   a moon, a mode, a digit at a time: quality condition by condition
 
 Every run leaves a file when it ends; interrupted, the same command does what is missing.
 """
@@ -11,11 +12,16 @@ import sys
 import tyro
 
 from experiments.couplings.comparison import Comparison
+from experiments.couplings.conditional import Conditional
 from experiments.couplings.finetuned import Finetuned
 from experiments.couplings.scratch import Scratch
 from experiments.loop import Stopped
 
-COMPARISONS: dict[str, type[Comparison]] = {"scratch": Scratch, "finetuned": Finetuned}
+COMPARISONS: dict[str, type[Comparison]] = {
+    "scratch": Scratch,
+    "finetuned": Finetuned,
+    "conditional": Conditional,
+}
 
 
 def main() -> int:

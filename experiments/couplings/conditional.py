@@ -1,0 +1,96 @@
+"""Conditional generation under each coupling: what plain optimal transport spoils, and what mends it.
+
+python -m experiments.couplings conditional
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.configs.settings import require
+from experiments.couplings.comparison import Comparison, Outcome, finish
+from experiments.couplings.conditional_figure import comparison_figure
+from experiments.couplings.conditional_flow import ConditionalCoupling, run
+from experiments.couplings.conditional_page import page
+from experiments.couplings.conditional_tasks import TASKS, TaskName
+from experiments.files import read_arrays, write_atomically
+from experiments.plots import save
+
+
+@dataclass(frozen=True)
+class Conditional(Comparison):
+    """Eight gaussians to a moon, or from a mode, and digits of a class: the drift is told the condition."""
+
+    tasks: tuple[TaskName, ...] = ("moon", "mode", "digit")
+    """Which conditions: the moon of the data; the mode of the source; the class of a handwritten digit."""
+    couplings: tuple[ConditionalCoupling, ...] = ("independent", "exact", "respecting")
+    """Couplings to compare, in the order of the table."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 12_000
+    digit_steps: int = 4000
+    """Training steps on digits, which have a larger network."""
+    out: Path = Path("runs/couplings/conditional")
+
+    def check(self) -> None:
+        """Refuses settings that cannot work."""
+        self.require_some("tasks")
+        self.require_some("couplings")
+        super().check()
+        require(self.digit_steps >= 1, "digit_steps", self.digit_steps, ">= 1")
+
+    def steps_of(self, task: TaskName) -> int:
+        """Training steps of a task."""
+        return self.digit_steps if task == "digit" else self.steps
+
+    def write(self) -> Path:
+        """Does the runs that are missing, and writes couplings_conditional.md and .png; returns the page's path."""
+        names = {
+            (task, coupling, seed): f"{task}-{coupling}-seed{seed}"
+            for task in self.tasks
+            for seed in self.seeds
+            for coupling in self.couplings
+        }
+        found: dict[str, dict[str, float]] = {}
+        for task in self.tasks:
+            steps = self.steps_of(task)
+            planned = {
+                name: functools.partial(_run, *of, steps) for of, name in names.items() if of[0] == task
+            }
+            found |= finish(self.out, {"steps": steps}, planned)
+        numbers = {
+            task: {
+                coupling: {seed: found[names[task, coupling, seed]] for seed in self.seeds}
+                for coupling in self.couplings
+            }
+            for task in self.tasks
+        }
+        last = self.seeds[-1]
+        samples = {
+            task: {
+                coupling: read_arrays(self.out / f"{names[task, coupling, last]}.npz")["samples"]
+                for coupling in self.couplings
+            }
+            | {"real": TASKS[task](last).real}
+            for task in self.tasks
+        }
+        self.page_folder.mkdir(parents=True, exist_ok=True)
+        save(comparison_figure(samples), self.page_folder / "couplings_conditional.png")
+        command = "python -m experiments.couplings conditional"
+        for flag in ("tasks", "couplings", "seeds"):
+            command += f" --{flag} {' '.join(map(str, getattr(self, flag)))}"
+        command += f" --steps {self.steps} --digit-steps {self.digit_steps}"
+        file = self.page_folder / "couplings_conditional.md"
+        write_atomically(
+            file,
+            page(
+                numbers,
+                command,
+                {task: self.steps_of(task) for task in self.tasks},
+                "couplings_conditional.png",
+            ),
+        )
+        return file
+
+
+def _run(task: TaskName, coupling: ConditionalCoupling, seed: int, num_steps: int) -> Outcome:
+    return run(TASKS[task](seed), coupling, seed, num_steps)
