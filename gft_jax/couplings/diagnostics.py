@@ -52,8 +52,8 @@ def diagnose(
     """Diagnostics of a pairing, also inside jit.
 
     All but ``optimal_cost`` take little time; that one takes as long as ``optimal``, by default the exact coupling:
-    0.1 to 0.5 s for 1024 rows, in O(rows^3). For thousands of rows there is ``sinkhorn(0.002)``: 0.4 % above it for 1024
-    points of the plane, and more where optimal pairs are much nearer than that, as among repeated rows.
+    0.1 to 0.5 s for 1024 rows, in O(rows^3). For thousands of rows there is ``sinkhorn(0.002)``: 0.4 % above it for
+    1024 points of the plane, and more where optimal pairs are much nearer than that, as among repeated rows.
 
     Args:
         pairing: what a coupling returned for these ends.

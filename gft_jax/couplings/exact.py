@@ -26,10 +26,10 @@ def exact() -> PenalisedCoupling:
 
     The squared distances are computed on the device, in float32 (float64 for float64 ends) at full matrix
     precision; the assignment is solved on the host in O(rows^3) (about 5 ms for 256 rows, 0.1 to 0.5 s for
-    1024, 5 s for 2048). On arrays it is called directly; inside jit, vmap or grad it is a callback to the host, with the same
-    result up to ties within rounding, and takes seconds to compile for thousands of rows (1.5 s for 1024, 5 s for
-    2048). The key is not used. The cost over batches is biased: it is above the squared Wasserstein-2 distance of the
-    two laws and comes down to it as the batch grows.
+    1024, 5 s for 2048). On arrays it is called directly; inside jit, vmap or grad it is a callback to the host, with
+    the same result up to ties within rounding, and takes seconds to compile for thousands of rows (1.5 s for 1024, 5 s
+    for 2048). The key is not used. The cost over batches is biased: it is above the squared Wasserstein-2 distance of
+    the two laws and comes down to it as the batch grows.
 
     With a penalty (`PenalisedCoupling`) its forbidden pairs are as few as can be, and none where that is possible;
     among the permutations with as few, it is the one of least cost.
