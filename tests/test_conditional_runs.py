@@ -19,9 +19,8 @@ from experiments.data.eight_to_moons import RADIUS, labelled_moons
 
 def test_labels_of_the_moons_are_those_of_their_half_circles():
     x, labels = labelled_moons(np.random.default_rng(0), 400)
-    back = (
-        x[:, None] + 1.0 - np.linspace(0.0, 0.6, 61)[:, None]
-    )  # undone for every shift that may have been drawn
+    # Every shift that may have been drawn is undone.
+    back = x[:, None] + 1.0 - np.linspace(0.0, 0.6, 61)[:, None]
     to_outer = np.abs(np.linalg.norm(back, axis=-1) - 3.0) + np.maximum(-back[..., 1], 0.0)
     to_inner = np.abs(np.linalg.norm(back - [3.0, 1.5], axis=-1) - 3.0) + np.maximum(back[..., 1] - 1.5, 0.0)
     nearer = (to_inner.min(axis=1) < to_outer.min(axis=1)).astype(int)
@@ -88,10 +87,10 @@ def test_skew_is_the_distance_by_which_conditions_move_the_mean_of_the_other_end
 @pytest.mark.parametrize(
     ("differences", "says"),
     [
-        ([1.0, 1.1, 0.9], "yes, in 3 of 3 seeds"),
-        ([1.0, -0.9, 0.2], "in 2 of 3 seeds; the interval does not decide"),
-        ([-1.0, -1.1, -0.9], "**no: smaller**; larger in 0 of 3 seeds"),
-        ([1.0], "in 1 of 1 seeds; the interval does not decide"),
+        ([1.0, 1.1, 0.9], "yes (3 of 3 seeds)"),
+        ([1.0, -0.9, 0.2], "undecided (2 of 3 seeds)"),
+        ([-1.0, -1.1, -0.9], "**no** (0 of 3 seeds)"),
+        ([1.0], "undecided (1 of 1 seeds)"),
     ],
 )
 def test_a_verdict_follows_from_the_differences(differences, says):
@@ -135,7 +134,7 @@ def test_an_interrupted_comparison_of_conditions_goes_on_where_it_was(monkeypatc
     assert (out / "mode-respecting-seed0.json").read_bytes() == content
     page = (out / "couplings_conditional.md").read_text()
     difference = f"{9.0 - json.loads(content)['numbers']['w2_100']:.3f}"
-    assert f"| independent - respecting | W2, 100 Euler steps | {difference} | {difference} |" in page
+    assert f"| independent - respecting | 100 Euler steps | {difference} | {difference} |" in page
     assert (out / "couplings_conditional.png").stat().st_size > 10_000
 
 
