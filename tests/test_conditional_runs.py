@@ -110,6 +110,7 @@ def test_the_mosaic_has_a_row_of_images_for_each_class():
 # The program
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_of_conditions_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(conditional_tasks, "NUM_POINTS", 24)
     monkeypatch.setattr(conditional_tasks, "NUM_DATA", 512)

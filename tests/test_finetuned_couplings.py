@@ -72,6 +72,7 @@ def test_numbers_of_the_base_are_those_of_its_flow(tuning):
     assert found["floor_w2"] < found["w2_100"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settings(
     tuning, tmp_path, monkeypatch, capsys
 ):
