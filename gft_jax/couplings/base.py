@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,6 +207,17 @@ def squared_distances(
     inner = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None, :]
     return jnp.maximum(norms - 2 * inner, 0)
+
+
+def mean_squared_distance(x: Float[Array, "num_x size"], y: Float[Array, "num_y size"]) -> Float[Array, ""]:
+    """Mean of ``|x_i - y_j|^2`` over all pairs, without a matrix of them."""
+    apart = jnp.sum((jnp.mean(x, axis=0) - jnp.mean(y, axis=0)) ** 2)
+    return apart + jnp.sum(jnp.var(x, axis=0) + jnp.var(y, axis=0))
+
+
+def split_arrays(tree: Any) -> tuple[Any, Any]:
+    """A pytree's arrays, to be arguments of a program, and the rest of it; ``equinox.combine`` joins them again."""
+    return eqx.partition(tree, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
 
 
 @jax.jit

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from gft_jax.couplings.base import Coupling, Pairing, flat_ends
+from gft_jax.couplings.base import Coupling, Pairing, flat_ends, mean_squared_distance
 from gft_jax.couplings.exact import exact
 from gft_jax.couplings.semidiscrete import SemidiscretePotentials
 
@@ -73,9 +73,7 @@ def diagnose(
 def _diagnostics(
     pairing: Pairing, x0: Float[Array, "rows size"], x1: Float[Array, "rows size"], optimal: Float[Array, ""]
 ) -> Diagnostics:
-    # The mean over all pairs, without a matrix of them.
-    apart = jnp.sum((jnp.mean(x0, axis=0) - jnp.mean(x1, axis=0)) ** 2)
-    independent = apart + jnp.sum(jnp.var(x0, axis=0) + jnp.var(x1, axis=0))
+    independent = mean_squared_distance(x0, x1)
     gap = independent - optimal
     excess = jnp.where(gap > 0, (pairing.cost - optimal) / jnp.where(gap > 0, gap, 1), 0)
     weight = jnp.ones(len(x1), x1.dtype) if pairing.weight is None else pairing.weight

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from gft_jax.couplings.base import MAX_ROWS, squared_distances
+from gft_jax.couplings.base import MAX_ROWS, mean_squared_distance, split_arrays, squared_distances
 from gft_jax.couplings.semidiscrete import MAX_HELD, SemidiscretePotentials, flat_rows, marks
 
 NUM_SCALE_ROWS = 4096
@@ -81,7 +81,7 @@ def fit_semidiscrete(
     _check_dataset(x1)
     _check_numbers(epsilon, tolerance, num_steps, batch_size, len(x1))
     event_shape, points = tuple(x1.shape[1:]), flat_rows(x1)
-    arrays, static = eqx.partition(source, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+    arrays, static = split_arrays(source)
     x0_shape = jax.eval_shape(lambda: source(jax.random.split(key, 1))[0]).shape
     if x0_shape != (1, *event_shape):
         raise ValueError(
@@ -102,7 +102,7 @@ def fit_semidiscrete(
     @jax.jit
     def scale_of(key: Key[Array, ""], points: Array, arrays: Any) -> tuple[Array, Array]:
         x0 = draw(arrays, key, NUM_SCALE_ROWS)
-        return _mean_squared(x0, points), jnp.mean(x0, axis=0)
+        return mean_squared_distance(x0, points), jnp.mean(x0, axis=0)
 
     @jax.jit
     def fit(
@@ -170,12 +170,6 @@ def _measure(
     num_rows = jnp.sum(rows)
     pairs = total / num_rows * (total / (num_rows - 1)) - squares / num_rows / (num_rows - 1)
     return jnp.sum(num * pairs) - 1, cost / num_rows
-
-
-def _mean_squared(x0: Float[Array, "rows size"], x1: Float[Array, "num size"]) -> Float[Array, ""]:
-    """Mean of ``|x0_i - x1_j|^2`` over all pairs, without a matrix of them."""
-    apart = jnp.sum((jnp.mean(x0, axis=0) - jnp.mean(x1, axis=0)) ** 2)
-    return apart + jnp.sum(jnp.var(x0, axis=0) + jnp.var(x1, axis=0))
 
 
 def _check_dataset(x1: Array | np.ndarray) -> None:

@@ -12,6 +12,18 @@ from jaxtyping import Array
 from gft_jax.conditions import check_rows
 
 
+def check_stream(
+    x1: Array | np.ndarray, cond: Any, batch_size: Any, seed: Any, num_classes: int | None
+) -> None:
+    """Refuses what no stream of a dataset can be made of: the checks below, in one."""
+    check_data("x1", x1)
+    check_cond("cond", cond, len(x1))
+    check_integer("batch_size", batch_size, 1)
+    check_integer("seed", seed, 0)
+    if num_classes is not None:
+        check_labels(cond, num_classes)
+
+
 def check_data(name: str, rows: Array | np.ndarray) -> None:
     """Refuses a dataset that is empty, not floating-point or not finite."""
     if np.ndim(rows) < 1 or len(rows) == 0:

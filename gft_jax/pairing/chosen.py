@@ -16,22 +16,13 @@ from gft_jax.couplings import (
     SemidiscretePotentials,
     apply,
     choose,
-    diagnose,
-    exact,
-    sinkhorn,
 )
+from gft_jax.couplings.base import split_arrays
 from gft_jax.couplings.semidiscrete import check_dataset_of
-from gft_jax.pairing.checks import (
-    check_cond,
-    check_data,
-    check_integer,
-    check_labels,
-    checked_step,
-    checked_steps,
-)
+from gft_jax.pairing.checks import check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.sources import Source, standard_normal
-from gft_jax.pairing.stream import MAX_EXACT_ROWS, Batches, check_source
+from gft_jax.pairing.stream import Batches, check_source, diagnosis
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
@@ -86,12 +77,7 @@ def chosen_batches(
     Raises:
         ValueError: for potentials of another dataset, and as `batches`.
     """
-    check_data("x1", x1)
-    check_cond("cond", cond, len(x1))
-    check_integer("batch_size", batch_size, 1)
-    check_integer("seed", seed, 0)
-    if num_classes is not None:
-        check_labels(cond, num_classes)
+    check_stream(x1, cond, batch_size, seed, num_classes)
     check_dataset_of(potentials, x1)
     dropout = dropout_of(cond_dropout, null_cond, cond, num_classes)
     dataset = jax.tree.map(jnp.asarray, (x1, cond))
@@ -114,8 +100,7 @@ def chosen_batches(
         # Rows of the batch stand for rows of the dataset: the first of those that are the same one.
         _, first, inverse = np.unique(pairing.target_index, return_index=True, return_inverse=True)
         local = pairing._replace(target_index=jnp.asarray(first[inverse.reshape(-1)], jnp.int32))
-        optimal = exact() if batch_size <= MAX_EXACT_ROWS else sinkhorn(0.002)
-        return diagnose(local, batch.x0, dataset[0][pairing.target_index], optimal=optimal)
+        return diagnosis(local, batch.x0, dataset[0][pairing.target_index])
 
     return Batches(lambda step: at(step)[1], many, lambda step: at(step)[0], diagnosed)
 
@@ -126,7 +111,7 @@ def _programs(
     """Arrays of the source, and the programs; those of N(0, I) are shared by all streams of the same shapes."""
     if source is None:
         return None, _shared(event_shape, dtype, batch_size)
-    arrays, static = eqx.partition(source, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+    arrays, static = split_arrays(source)
     return arrays, _compiled(static, batch_size)
 
 

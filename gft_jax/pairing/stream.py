@@ -11,15 +11,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from gft_jax.couplings import Coupling, Diagnostics, Pairing, apply, diagnose, exact, sinkhorn
-from gft_jax.couplings.base import flat_ends, permutation_pairing
-from gft_jax.pairing.checks import (
-    check_cond,
-    check_data,
-    check_integer,
-    check_labels,
-    checked_step,
-    checked_steps,
-)
+from gft_jax.couplings.base import flat_ends, permutation_pairing, split_arrays
+from gft_jax.pairing.checks import check_integer, check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.order import row_order
 from gft_jax.pairing.sources import Source, standard_normal
@@ -107,12 +100,7 @@ def batches(
 
     Source of the dropout: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
     """
-    check_data("x1", x1)
-    check_cond("cond", cond, len(x1))
-    check_integer("batch_size", batch_size, 1)
-    check_integer("seed", seed, 0)
-    if num_classes is not None:
-        check_labels(cond, num_classes)
+    check_stream(x1, cond, batch_size, seed, num_classes)
     steps_a_pairing = _steps_a_pairing(pair_size, batch_size, coupling)
     dropout = dropout_of(cond_dropout, null_cond, cond, num_classes)
     event_shape, dtype = tuple(x1.shape[1:]), jnp.asarray(x1[:1]).dtype
@@ -139,8 +127,7 @@ def batches(
         number = checked_step(step) // steps_a_pairing
         _, x0, _ = programs.ends(key, None, arrays, steps_of(number))
         rows, _ = rows_of_pairing(number)
-        optimal = exact() if len(rows) <= MAX_EXACT_ROWS else sinkhorn(0.002)
-        return diagnose(pairing(step), x0, rows, optimal=optimal)
+        return diagnosis(pairing(step), x0, rows)
 
     def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
         first_step, count = checked_step(first_step), checked_steps(count)
@@ -168,6 +155,11 @@ def batches(
     return Batches(one_of_large, many_of_large, pairing, diagnosed)
 
 
+def diagnosis(pairing: Pairing, x0: Array | np.ndarray, x1: Array | np.ndarray) -> Diagnostics:
+    """Diagnostics of a stream's pairing, beside a coupling that can be had for so many rows."""
+    return diagnose(pairing, x0, x1, optimal=exact() if len(x1) <= MAX_EXACT_ROWS else sinkhorn(0.002))
+
+
 def _programs(
     source: Source | None,
     coupling: Coupling | None,
@@ -180,7 +172,7 @@ def _programs(
     Programs of streams from N(0, I) are shared by all that differ in data, seed and arrays alone. Those of other
     sources are not: to remember the program would be to keep the source, and the dataset it may hold.
     """
-    arrays, static = eqx.partition((source, coupling), lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+    arrays, static = split_arrays((source, coupling))
     if source is not None:
         return arrays, _compiled(static, batch_size)
     leaves, structure = jax.tree.flatten(static[1])
