@@ -173,6 +173,20 @@ def check_dense(x0: Shaped[Array | np.ndarray, "..."], x1: Shaped[Array | np.nda
         )
 
 
+def check_source(source: Callable[..., tuple[Any, Any]], event_shape: tuple[int, ...]) -> None:
+    """Refuses a source, keys ``[rows]`` -> ``(x0, source_cond)``, of another event than that of the data.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    x0, _ = jax.eval_shape(source, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+    if tuple(x0.shape[1:]) != event_shape:
+        raise ValueError(
+            f"source and data must have events of one shape: x0 rows have {tuple(x0.shape[1:])}, "
+            f"x1 rows have {event_shape}"
+        )
+
+
 def by_matrix(pair: Callable[[Array, Array, Array, Array | None], Pairing]) -> PenalisedCoupling:
     """The coupling that checks its ends and hands them on flat, ``pair(key, x0, x1, penalty)``."""
 

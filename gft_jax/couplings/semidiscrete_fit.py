@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from gft_jax.couplings.base import MAX_ROWS, mean_squared_distance, split_arrays, squared_distances
+from gft_jax.couplings.base import (
+    MAX_ROWS,
+    check_source,
+    mean_squared_distance,
+    split_arrays,
+    squared_distances,
+)
 from gft_jax.couplings.semidiscrete import MAX_HELD, SemidiscretePotentials, flat_rows, marks
 
 NUM_SCALE_ROWS = 4096
@@ -82,12 +88,7 @@ def fit_semidiscrete(
     _check_numbers(epsilon, tolerance, num_steps, batch_size, len(x1))
     event_shape, points = tuple(x1.shape[1:]), flat_rows(x1)
     arrays, static = split_arrays(source)
-    x0_shape = jax.eval_shape(lambda: source(jax.random.split(key, 1))[0]).shape
-    if x0_shape != (1, *event_shape):
-        raise ValueError(
-            f"source and data must have events of one shape: x0 rows have {tuple(x0_shape[1:])}, "
-            f"x1 rows have {event_shape}"
-        )
+    check_source(source, event_shape)
     # The standard error of the squared marginal error is (2 num)^(1/2) / num_rows where the error is small. That error
     # is not below num / (rows of the fit): as many rows as the fit has had always tell it from 0.
     wanted = math.ceil(MEASURED * math.sqrt(2 * len(x1)) / tolerance**2)

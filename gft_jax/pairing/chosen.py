@@ -17,12 +17,12 @@ from gft_jax.couplings import (
     apply,
     choose,
 )
-from gft_jax.couplings.base import split_arrays
+from gft_jax.couplings.base import check_source, split_arrays
 from gft_jax.couplings.semidiscrete import check_dataset_of
 from gft_jax.pairing.checks import check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.sources import Source, standard_normal
-from gft_jax.pairing.stream import Batches, check_source, diagnosis
+from gft_jax.pairing.stream import Batches, diagnosis
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 

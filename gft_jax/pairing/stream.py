@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from gft_jax.couplings import Coupling, Diagnostics, Pairing, apply, diagnose, exact, sinkhorn
-from gft_jax.couplings.base import flat_ends, permutation_pairing, split_arrays
+from gft_jax.couplings.base import check_source, flat_ends, permutation_pairing, split_arrays
 from gft_jax.pairing.checks import check_integer, check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.order import row_order
@@ -256,13 +256,3 @@ def _steps_a_pairing(pair_size: int | None, batch_size: int, coupling: Coupling 
     if coupling is None:
         raise ValueError(f"pair_size={pair_size} needs a coupling, and coupling is None: rows stay as drawn")
     return pair_size // batch_size
-
-
-def check_source(source: Source, event_shape: tuple[int, ...]) -> None:
-    """Refuses a source of another event than that of the data."""
-    x0, _ = jax.eval_shape(source, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
-    if tuple(x0.shape[1:]) != event_shape:
-        raise ValueError(
-            f"source and data must have events of one shape: x0 rows have {tuple(x0.shape[1:])}, "
-            f"x1 rows have {event_shape}"
-        )
