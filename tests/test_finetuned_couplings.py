@@ -1,5 +1,6 @@
 """The comparison of couplings in fine-tuning: its tables, and a tiny one end to end."""
 
+import dataclasses
 import json
 import types
 from typing import get_args
@@ -19,6 +20,7 @@ from experiments.couplings import finetuned_page as page
 from experiments.couplings.table import Column
 
 TINY = Toy2d(num_target=24, batch_size=8, base_steps=2, hidden=4, depth=1)
+STEPS = 5
 W2 = (Column("w2", "W2", 2),)
 
 
@@ -51,7 +53,15 @@ def tuning(tmp_path_factory):
     """The runs of a tiny base in the plane, whose programs are compiled once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(flow.CONFIGS, "toy2d", TINY)
-        return flow.FineTuning("toy2d", tmp_path_factory.mktemp("base"))
+        return flow.FineTuning("toy2d", STEPS, tmp_path_factory.mktemp("base"))
+
+
+def test_the_cooling_ends_within_the_steps_that_were_asked_for(tuning):
+    assert TINY.steps != STEPS
+    cooling = tuning.bench.method(flow.METHOD).cooling
+    temperatures = [float(cooling.temperature(cooling.init(), step)) for step in range(STEPS)]
+    assert temperatures[-1] == 0
+    assert temperatures[-2] > 0
 
 
 def test_numbers_of_the_base_are_those_of_its_flow(tuning):
@@ -76,10 +86,19 @@ def test_numbers_of_the_base_are_those_of_its_flow(tuning):
 def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settings(
     tuning, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(finetuned, "FineTuning", lambda domain, cache: tuning)
+    monkeypatch.setattr(finetuned, "FineTuning", lambda domain, num_steps, cache: tuning)
     monkeypatch.setitem(flow.STREAMS, "exact-of-1024", flow._paired("exact", 16))
     out, shown = tmp_path / "runs", tmp_path / "page"
-    given = ("finetuned", "--couplings", "independent", "exact-of-1024", "--seeds", "0", "--steps", "2")
+    given = (
+        "finetuned",
+        "--couplings",
+        "independent",
+        "exact-of-1024",
+        "--seeds",
+        "0",
+        "--steps",
+        str(STEPS),
+    )
     given = (*given, "--domains", "toy2d", "--out", str(out), "--page", str(shown))
     assert call(monkeypatch, couplings, *given) == 0
     runs = {file.stem: json.loads(file.read_text())["numbers"] for file in out.glob("*.json")}
@@ -94,12 +113,12 @@ def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settin
     run = flow.FineTuning.run
     monkeypatch.setattr(flow.FineTuning, "run", lambda *args: again.append(args[1:]) or run(*args))
     assert call(monkeypatch, couplings, *given) == 0
-    assert again == [("independent", 0, 2)]
+    assert again == [("independent", 0)]
     assert (shown / "couplings_finetuned.md").read_bytes() == whole
 
     capsys.readouterr()
-    assert call(monkeypatch, couplings, *given, "--steps", "3") == 2
-    assert "is of a run with steps = 2, this one has 3: name another folder" in capsys.readouterr().err
+    assert call(monkeypatch, couplings, *given, "--steps", "6") == 2
+    assert "is of a run with steps = 5, this one has 6: name another folder" in capsys.readouterr().err
     assert call(monkeypatch, couplings, "finetuned", "--domains", "digits", "digits") == 2
     assert "--domains is ('digits', 'digits'); allowed is one or more, each once" in capsys.readouterr().err
 
@@ -112,4 +131,4 @@ def test_a_coupling_that_does_not_converge_is_named_before_training(tuning, monk
     with pytest.raises(
         ValueError, match=r"the coupling sinkhorn on toy2d: .*has not converged.*raise epsilon"
     ):
-        tuning.run("sinkhorn", 0, 2)
+        tuning.run("sinkhorn", 0)

@@ -40,15 +40,13 @@ class Finetuned(Comparison):
 
     def write(self) -> Path:
         """Does the runs that are missing, and writes page and figure; returns the path of the page."""
-        made = functools.cache(lambda domain: FineTuning(domain, self.out / "base"))
+        made = functools.cache(lambda domain: FineTuning(domain, self.steps, self.out / "base"))
         planned: dict[str, Callable[[], Outcome]] = {}
         for domain in self.domains:
             planned[f"{domain}-base"] = functools.partial(lambda domain: made(domain).base(), domain)
             for seed in self.seeds:
                 for name in self.couplings:
-                    run = functools.partial(
-                        lambda domain, *run: made(domain).run(*run), domain, name, seed, self.steps
-                    )
+                    run = functools.partial(lambda domain, *run: made(domain).run(*run), domain, name, seed)
                     planned[f"{domain}-{name}-seed{seed}"] = run
         found = finish(self.out, {"steps": self.steps}, planned)
         numbers: Numbers = {

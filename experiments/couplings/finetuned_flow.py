@@ -1,5 +1,6 @@
 """One run: the base of a domain, fine-tuned gradually with a coupling, and measured on held-out data."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -74,10 +75,11 @@ STREAMS: dict[StreamName, Streams] = {
 
 
 class FineTuning:
-    """The runs of one domain, which share base, test noise and compiled programs."""
+    """The runs of one domain and length, which share base, test noise and compiled programs."""
 
-    def __init__(self, domain: Domain, cache: Path):
-        config = CONFIGS[domain]
+    def __init__(self, domain: Domain, num_steps: int, cache: Path):
+        # The cooling is a part of the steps: with those of the training program a run of fewer would not reach the end.
+        config = dataclasses.replace(CONFIGS[domain], steps=num_steps)
         self.domain, self.data = domain, config.data()
         self.bench = Workbench(config, self.data)
         drift, held_out = self.bench.drift, self.data.held_out
@@ -114,8 +116,8 @@ class FineTuning:
         floors = {f"floor_{name}": value for name, value in floor(self.data).items()}
         return Outcome(self._measured(self.base_params) | floors, {})
 
-    def run(self, name: StreamName, seed: int, num_steps: int) -> Outcome:
-        """Numbers after fine-tuning for so many steps.
+    def run(self, name: StreamName, seed: int) -> Outcome:
+        """Numbers after fine-tuning.
 
         Raises:
             ValueError: if one of the first pairings does not converge.
@@ -128,6 +130,7 @@ class FineTuning:
             raise ValueError(f"the coupling {name} on {self.domain}: {error}") from error
         runner = self.bench.runner(METHOD)
         state = runner.init(jax.random.key(seed), self.base_params)
+        num_steps = self.bench.config.steps
         for step in range(0, num_steps, CHUNK):
             batches = stream.many(step, min(CHUNK, num_steps - step))
             state, infos = runner.step_many(state, self.base_params, batches)
