@@ -52,7 +52,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({error}): remove it for a report without it") from error
+        raise ValueError(
+            f"{path} cannot be read ({error}): remove it, and start the same command again"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The harness by a clock of its own, and that the programs it compares compute the same. No speed is tested."""
 
+import os
 import sys
+import threading
+import types
 from pathlib import Path
 
 import jax
@@ -8,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from scipy.optimize import linear_sum_assignment
 
 import gft_jax as gft
-from experiments.benchmarks import distances, handwritten, library, sampling, table
+from experiments.benchmarks import distances, handwritten, library, pairing, prefetching, sampling, table
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.interleaved import Comparison, Entrant, compare, seconds_per_step
 from experiments.plain_mlp import PlainMLP, selu_by_tanh
@@ -200,6 +204,35 @@ def test_the_table_of_distances(monkeypatch, tmp_path):
     assert lines[3].count("|") == lines[2].count("|") == lines[4].count("|")
 
 
+def test_pairings_are_timed_beside_what_they_achieve(monkeypatch, tmp_path):
+    def off(key, x0, x1):
+        return gft.couplings.exact()(key, x0, x1)._replace(marginal_error=jnp.float32(0.25))
+
+    def unfinished(key, x0, x1):
+        return off(key, x0, x1)._replace(converged=jnp.asarray(False))
+
+    kept = {name: pairing.COUPLINGS[name] for name in ("independent", "exact")}
+    monkeypatch.setattr(pairing, "COUPLINGS", kept | {"off": (lambda: off, 40), "small": (lambda: None, 39)})
+    costs = {cost.coupling: cost for cost in pairing.measure((40,), 3)}
+    assert set(costs) == {"independent", "exact", "off"}
+    squared = np.sum((pairing.ends(40)[0][:, None] - pairing.ends(40)[1]) ** 2, axis=-1)
+    rows, columns = linear_sum_assignment(squared)
+    assert costs["exact"].cost == pytest.approx(squared[rows, columns].mean(), rel=1e-5)
+    assert costs["independent"].cost == pytest.approx(squared.mean(), rel=1e-5)
+    lower, median, upper = costs["exact"].milliseconds
+    assert 0 < lower <= median <= upper
+    half = costs["exact"]._replace(cost=(squared.mean() + costs["exact"].optimal) / 2, rows=8192)
+    assert pairing.cells(half)[-1] == "0.500 *"
+    assert pairing.cells(costs["independent"])[-1] == "1.000"
+    assert pairing.cells(costs["off"])[5:] == ["2.5e-01", "1.000", "0.000"]
+    monkeypatch.setattr(pairing, "COUPLINGS", {"off": (lambda: unfinished, 40)})
+    with pytest.raises(ValueError, match="has not converged"):
+        pairing.measure((40,), 1)
+    for widths in ((), (1,), (8193,)):
+        with pytest.raises(ValueError, match="numbers of rows from 2 to 8192"):
+            benchmark("pairing", widths=widths, out=tmp_path)
+
+
 def test_sampling_beside_torch(monkeypatch):
     pytest.importorskip("torchdyn", reason='needs the extra "bench"')
     from experiments.benchmarks import against_torch_solvers
@@ -208,6 +241,69 @@ def test_sampling_beside_torch(monkeypatch):
     monkeypatch.setattr(against_torch_solvers, "TRAINING_STEPS", 20)
     outcomes = against_torch_solvers.measure((8,), 1)
     assert [outcome.comparison.at_least for outcome in outcomes] == [None, 1.6, 1.6, None, 1.4, 1.4]
+
+
+def test_pairs_beside_pot_are_refused_where_they_are_not_those_of_pot(monkeypatch):
+    def emd(a, b, matrix):
+        rows, columns = linear_sum_assignment(matrix)
+        plan = np.zeros_like(matrix)
+        plan[rows, columns] = factor / len(a)
+        return plan
+
+    fake = types.SimpleNamespace(dist=lambda x, y: np.sum((x[:, None] - y) ** 2, axis=-1), emd=emd)
+    monkeypatch.setitem(sys.modules, "ot", fake)
+    monkeypatch.delitem(sys.modules, "experiments.benchmarks.against_pot", raising=False)
+    from experiments.benchmarks import against_pot
+
+    for rows in ((1,), (256, 5000)):
+        with pytest.raises(ValueError, match="numbers of rows from 2 to 4096"):
+            against_pot.measure(rows, 1)
+    monkeypatch.setattr(against_pot, "EPSILONS", (0.05,))
+    monkeypatch.setattr(against_pot, "ASKED", {200: 3.0})
+    monkeypatch.setattr(against_pot, "rounds_at", lambda rows, rounds: rounds)
+    factor = 1.0
+    sinkhorn, exact = against_pot.measure((200,), 1)
+    assert (sinkhorn.comparison.at_least, exact.comparison.at_least) == (3.0, None)
+    assert "exact: L1 error 0.0e+00, cost 1.000 of the optimal one" in exact.setting
+    assert 1.05 < float(sinkhorn.setting.split()[-5]) < 1.2
+    factor = 1.01
+    with pytest.raises(ValueError, match=r"nothing is measured: exact has .* cost 0\.99"):
+        against_pot.measure((200,), 1)
+    factor = 1.0
+    monkeypatch.setattr(against_pot, "MAX_ERROR", 1e-5)
+    with pytest.raises(ValueError, match=r"nothing is measured: epsilon 0\.05 has marginal error"):
+        against_pot.measure((200,), 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are kept to cores on Linux alone")
+def test_all_threads_are_kept_to_the_cores_of_an_entrant():
+    allowed, leave = os.sched_getaffinity(0), threading.Event()
+    thread = threading.Thread(target=leave.wait)
+    thread.start()
+
+    def cores():
+        return {len(os.sched_getaffinity(number)) for number in (0, thread.native_id)}
+
+    with prefetching._on_cores(1):
+        assert cores() == {1}
+    assert cores() == {len(allowed)}
+    leave.set()
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores of Linux",
+)
+def test_prefetching_is_compared_with_its_marginal_error(monkeypatch):
+    for name, value in {"BATCH_SIZE": 8, "PAIR_SIZE": 32, "CHUNK": 8}.items():
+        monkeypatch.setattr(prefetching, name, value)
+    outcomes = prefetching.measure((256,), 1)
+    assert [outcome.comparison.at_most for outcome in outcomes] == [1.15, *[None] * 7]
+    errors = [float(outcome.setting.split()[-1]) for outcome in outcomes]
+    assert all(0 < error <= 2e-3 for error in errors[:4])
+    assert errors[4:] == [0] * 4
 
 
 @pytest.mark.parametrize(

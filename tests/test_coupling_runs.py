@@ -1,5 +1,7 @@
 """The comparison of couplings: its laws, its table, and a tiny one end to end."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ from programs import call
 from samples import z_score
 
 from experiments.couplings import __main__ as couplings
-from experiments.couplings import scratch, scratch_flow, scratch_page, table
+from experiments.couplings import comparison, scratch, scratch_flow, scratch_page, table
 from experiments.data.eight_to_moons import eight_gaussians, moons
+from experiments.files import read_arrays
 
 # Laws
 
@@ -101,3 +104,32 @@ def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settin
     assert call(monkeypatch, couplings, "scratch", "--seeds", "1", "1") == 2
     assert "--seeds is (1, 1); allowed is one or more, each once" in capsys.readouterr().err
     assert (first.read_bytes(), second.read_bytes()) == contents
+
+
+def test_no_run_is_made_beside_a_file_that_does_not_fit(tmp_path):
+    made = []
+
+    def make(name):
+        made.append(name)
+        return comparison.Outcome({"w2": float(len(made))}, {"paths": np.arange(3)})
+
+    def finish(*names, steps=5):
+        runs = {name: comparison.Run({"steps": steps}, functools.partial(make, name)) for name in names}
+        return comparison.finish(tmp_path, runs)
+
+    assert finish("a") == {"a": {"w2": 1.0}}
+    with pytest.raises(ValueError, match=r"a\.json is of a run with steps = 5, this one has 6"):
+        finish("b", "a", steps=6)
+    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "b.npz").touch()
+    with pytest.raises(ValueError, match=r"b\.json is not JSON: .*remove it, and its run is made again"):
+        finish("c", "a", "b")
+    assert made == ["a"]
+    with pytest.raises(
+        ValueError, match=r"b\.npz cannot be read .*remove it, and start the same command again"
+    ):
+        read_arrays(tmp_path / "b.npz")
+    (tmp_path / "b.npz").unlink()
+    (tmp_path / "a.npz").unlink()
+    assert finish("a", "b") == {"a": {"w2": 2.0}, "b": {"w2": 3.0}}
+    np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz")["paths"], np.arange(3))

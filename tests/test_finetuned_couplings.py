@@ -1,6 +1,5 @@
 """The comparison of couplings in fine-tuning: its tables, and a tiny one end to end."""
 
-import dataclasses
 import json
 import types
 from typing import get_args

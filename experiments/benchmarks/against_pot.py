@@ -28,14 +28,19 @@ ASKED = {256: 1.6, 1024: 1.8}
 """How many times as fast as POT Sinkhorn is to be, by rows, at an L1 error of the marginals of 2e-3 at most."""
 MAX_ERROR = 2e-3
 EPSILONS = (0.05, 0.01)
+MAX_ROWS = 4096
+"""Above which exact solutions would take minutes."""
 
 
 def measure(rows: Sequence[int], rounds: int) -> list[Outcome]:
     """POT's time over that of Sinkhorn's coupling at two epsilons, and of the exact one, at numbers of rows.
 
     Raises:
-        ValueError: for a plan whose marginals are not as close as `MAX_ERROR`, or where the exact costs differ.
+        ValueError: for numbers of rows that are too small, or too large for dense matrices; for a plan whose marginals
+            are not as close as `MAX_ERROR`, or where the exact costs differ.
     """
+    if min(rows) < 2 or max(rows) > MAX_ROWS:
+        raise ValueError(f"pot takes --widths, numbers of rows from 2 to {MAX_ROWS}, got {tuple(rows)}")
     outcomes = []
     for num in rows:
         print(f"measuring {num} rows", file=sys.stderr)
@@ -66,8 +71,7 @@ def measure(rows: Sequence[int], rounds: int) -> list[Outcome]:
                 ),
                 1,
             )
-        # Short programs are disturbed more: more rounds of them.
-        seconds = seconds_per_step(entrants, rounds_at(num // 4, rounds))
+        seconds = seconds_per_step(entrants, rounds_at(num, rounds))
         for name in couplings:
             asked = ASKED.get(num) if name == f"epsilon {EPSILONS[0]:g}" else None
             outcomes.append(

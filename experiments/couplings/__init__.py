@@ -1,1 +1,1 @@
-"""What a coupling does to a flow that is trained from the first step with it."""
+"""What a coupling does to a flow: from the first step on, in fine-tuning, and condition by condition."""

@@ -64,40 +64,54 @@ class Comparison(ABC):
         """
 
 
-def finish(
-    out: Path, facts: Mapping[str, Any], planned: Mapping[str, Callable[[], Outcome]]
-) -> dict[str, dict[str, float]]:
-    """Numbers of every run by its name, from its file or made now.
+class Run(NamedTuple):
+    """A run that is wanted."""
+
+    facts: Mapping[str, Any]
+    """What its file must agree with, such as the number of steps."""
+    make: Callable[[], Outcome]
+
+
+def finish(out: Path, planned: Mapping[str, Run]) -> dict[str, dict[str, float]]:
+    """Numbers of every run by its name, from its files or made now.
 
     Args:
         out: folder of the files.
-        facts: what all the runs have in common and a file must agree with, such as the number of steps.
-        planned: by name, in their order, what makes the runs.
+        planned: by name, in their order.
 
     Raises:
-        ValueError: for the file of a run with other facts.
+        ValueError: for a file that cannot be read, or of a run with other facts, before any run is made.
     """
     out.mkdir(parents=True, exist_ok=True)
+    kept = {name: _numbers_of(out / f"{name}.json", run.facts) for name, run in planned.items()}
     numbers = {}
     with tqdm(planned.items(), desc="couplings", unit="run") as bar:
-        for name, make in bar:
+        for name, run in bar:
             bar.set_postfix_str(name)
-            numbers[name] = _numbers_of(out / f"{name}.json", facts, make)
+            numbers[name] = kept[name] or _made(out / f"{name}.json", run)
     return numbers
 
 
-def _numbers_of(file: Path, facts: Mapping[str, Any], make: Callable[[], Outcome]) -> dict[str, float]:
-    if file.exists():
+def _numbers_of(file: Path, facts: Mapping[str, Any]) -> dict[str, float] | None:
+    """Those of a run that has ended; None where none has."""
+    if not (file.exists() and file.with_suffix(".npz").exists()):
+        return None
+    try:
         found = read_json(file)
-        for name, value in facts.items():
-            if found.get(name) != value:
-                raise ValueError(
-                    f"{file} is of a run with {name} = {found.get(name)}, this one has {value}: name another folder "
-                    "by --out"
-                )
-        return found["numbers"]
-    outcome = make()
+    except ValueError as error:
+        raise ValueError(f"{error}: remove it, and its run is made again") from error
+    for name, value in facts.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{file} is of a run with {name} = {found.get(name)}, this one has {value}: name another folder "
+                "by --out"
+            )
+    return found["numbers"]
+
+
+def _made(file: Path, run: Run) -> dict[str, float]:
+    outcome = run.make()
     # The numbers come last: where they are, the run has ended.
     write_arrays(file.with_suffix(".npz"), outcome.arrays)
-    write_atomically(file, json.dumps({**facts, "numbers": outcome.numbers}, indent=2) + "\n")
+    write_atomically(file, json.dumps({**run.facts, "numbers": outcome.numbers}, indent=2) + "\n")
     return outcome.numbers

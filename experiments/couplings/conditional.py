@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.configs.settings import require
-from experiments.couplings.comparison import Comparison, Outcome, finish
+from experiments.couplings.comparison import Comparison, Outcome, Run, finish
 from experiments.couplings.conditional_figure import comparison_figure
 from experiments.couplings.conditional_flow import ConditionalCoupling, run
 from experiments.couplings.conditional_page import page
@@ -50,13 +50,12 @@ class Conditional(Comparison):
             for seed in self.seeds
             for coupling in self.couplings
         }
-        found: dict[str, dict[str, float]] = {}
-        for task in self.tasks:
+        planned = {}
+        for (task, coupling, seed), name in names.items():
             steps = self.steps_of(task)
-            planned = {
-                name: functools.partial(_run, *of, steps) for of, name in names.items() if of[0] == task
-            }
-            found |= finish(self.out, {"steps": steps}, planned)
+            planned[name] = Run({"steps": steps}, functools.partial(_run, task, coupling, seed, steps))
+        self.page_folder.mkdir(parents=True, exist_ok=True)  # before the runs, lest it cannot be
+        found = finish(self.out, planned)
         numbers = {
             task: {
                 coupling: {seed: found[names[task, coupling, seed]] for seed in self.seeds}
@@ -73,7 +72,6 @@ class Conditional(Comparison):
             | {"real": TASKS[task](last).real}
             for task in self.tasks
         }
-        self.page_folder.mkdir(parents=True, exist_ok=True)
         save(comparison_figure(samples), self.page_folder / "couplings_conditional.png")
         command = "python -m experiments.couplings conditional"
         for flag in ("tasks", "couplings", "seeds"):

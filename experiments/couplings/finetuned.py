@@ -6,12 +6,11 @@ Forty minutes on one busy CPU core with the defaults.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.configs.domains import Domain
-from experiments.couplings.comparison import Comparison, Outcome, finish
+from experiments.couplings.comparison import Comparison, Run, finish
 from experiments.couplings.finetuned_figure import figure
 from experiments.couplings.finetuned_flow import STREAMS, FineTuning, StreamName
 from experiments.couplings.finetuned_page import Numbers, page
@@ -41,14 +40,18 @@ class Finetuned(Comparison):
     def write(self) -> Path:
         """Does the runs that are missing, and writes page and figure; returns the path of the page."""
         made = functools.cache(lambda domain: FineTuning(domain, self.steps, self.out / "base"))
-        planned: dict[str, Callable[[], Outcome]] = {}
+        facts = {"steps": self.steps}
+        planned: dict[str, Run] = {}
         for domain in self.domains:
-            planned[f"{domain}-base"] = functools.partial(lambda domain: made(domain).base(), domain)
+            planned[f"{domain}-base"] = Run(
+                facts, functools.partial(lambda domain: made(domain).base(), domain)
+            )
             for seed in self.seeds:
                 for name in self.couplings:
                     run = functools.partial(lambda domain, *run: made(domain).run(*run), domain, name, seed)
-                    planned[f"{domain}-{name}-seed{seed}"] = run
-        found = finish(self.out, {"steps": self.steps}, planned)
+                    planned[f"{domain}-{name}-seed{seed}"] = Run(facts, run)
+        self.page_folder.mkdir(parents=True, exist_ok=True)  # before the runs, lest it cannot be
+        found = finish(self.out, planned)
         numbers: Numbers = {
             domain: {
                 name: [found[f"{domain}-{name}-seed{seed}"] for seed in self.seeds] for name in self.couplings
@@ -56,7 +59,6 @@ class Finetuned(Comparison):
             for domain in self.domains
         }
         bases: dict[Domain, dict[str, float]] = {domain: found[f"{domain}-base"] for domain in self.domains}
-        self.page_folder.mkdir(parents=True, exist_ok=True)
         save(figure(numbers, bases), self.page_folder / "couplings_finetuned.png")
         command = f"python -m experiments.couplings finetuned --couplings {' '.join(self.couplings)}"
         command += f" --domains {' '.join(self.domains)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.configs.settings import CouplingName
-from experiments.couplings.comparison import Comparison, Outcome, finish
+from experiments.couplings.comparison import Comparison, Outcome, Run, finish
 from experiments.couplings.scratch_flow import measured, trained
 from experiments.couplings.scratch_page import page
 from experiments.data.eight_to_moons import moons
@@ -41,10 +41,13 @@ class Scratch(Comparison):
         names = {
             (coupling, seed): f"{coupling}-seed{seed}" for seed in self.seeds for coupling in self.couplings
         }
+        self.page_folder.mkdir(parents=True, exist_ok=True)  # before the runs, lest it cannot be
         found = finish(
             self.out,
-            {"steps": self.steps},
-            {name: functools.partial(_run, *run, self.steps) for run, name in names.items()},
+            {
+                name: Run({"steps": self.steps}, functools.partial(_run, *run, self.steps))
+                for run, name in names.items()
+            },
         )
         numbers = {
             coupling: {seed: found[names[coupling, seed]] for seed in self.seeds}
@@ -55,7 +58,6 @@ class Scratch(Comparison):
             coupling: read_arrays(self.out / f"{names[coupling, first]}.npz")["paths"]
             for coupling in self.couplings
         }
-        self.page_folder.mkdir(parents=True, exist_ok=True)
         figure = path_panels(paths, moons(np.random.default_rng(0), 1000), self.couplings)
         assert figure is not None, "there is a coupling"
         save(figure, self.page_folder / "couplings.png")

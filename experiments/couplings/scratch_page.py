@@ -1,4 +1,4 @@
-"""Table and figure of the runs of a folder."""
+"""Table and words of the runs from the first step on."""
 
 from collections.abc import Mapping, Sequence
 
