@@ -243,6 +243,7 @@ def test_sampling_beside_torch(monkeypatch):
     assert [outcome.comparison.at_least for outcome in outcomes] == [None, 1.6, 1.6, None, 1.4, 1.4]
 
 
+@pytest.mark.slow
 def test_pairs_beside_pot_are_refused_where_they_are_not_those_of_pot(monkeypatch):
     def emd(a, b, matrix):
         rows, columns = linear_sum_assignment(matrix)

@@ -46,6 +46,19 @@ def test_the_drift_is_told_the_mode_of_the_start_as_the_coupling_moved_it(monkey
         np.testing.assert_allclose(np.cov(rows.T), 0.1**0.5 * np.eye(2), atol=0.02)
 
 
+def test_samples_of_a_moon_start_anywhere_and_are_scored_by_points_of_this_moon(monkeypatch):
+    monkeypatch.setattr(conditional_tasks, "NUM_POINTS", 64)
+    monkeypatch.setattr(conditional_tasks, "NUM_DATA", 256)
+    task = conditional_tasks.moon_task(0)
+    for points in (task.real, task.others, [task.x1[task.cond == moon] for moon in (0, 1)]):
+        outer, inner = points
+        assert outer[:, 1].mean() > 1 > -1 > inner[:, 1].mean()
+    assert not np.array_equal(task.real, task.others)
+    np.testing.assert_array_equal(*task.x0)
+    octants = np.round(np.arctan2(task.x0[0, 0, :, 1], task.x0[0, 0, :, 0]) / (np.pi / 4)).astype(int) % 8
+    assert np.bincount(octants).tolist() == [8] * 8
+
+
 def test_held_out_digits_are_of_their_class_and_not_trained_on():
     task = conditional_tasks.digit_task(3)
     trained = {image.tobytes(): label for image, label in zip(task.x1, task.cond, strict=True)}
@@ -68,6 +81,29 @@ def test_conditional_w2_is_that_of_each_condition_and_sees_swapped_ones():
     assert conditional_flow.conditional_w2(real[::-1, None], real) > 9.0
     both = np.stack([moved, real], axis=1)
     assert conditional_flow.conditional_w2(both, real) == pytest.approx((0.125 / 2) ** 0.5)
+
+
+def test_a_flow_is_measured_condition_by_condition_and_by_each_number_of_steps():
+    shift = np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]], np.float32)
+    x0 = np.random.default_rng(0).normal(size=(3, 2, 6, 2)).astype(np.float32)
+    x0[:, 1] = x0[:, 0, ::-1]
+    real = x0[:, 0] + shift[:, None]
+    none = (None,) * 5
+    task = conditional_tasks.Task(*none, x0, real, real + np.float32([0.3, 0.4]))
+
+    def drift(params, t, x, cond):  # in the whole time by the shift of its condition, not at all at first
+        return params * 2 * t[:, None] * jax.numpy.asarray(shift)[cond]
+
+    numbers, arrays = conditional_flow.measured(task, drift, jax.numpy.ones(()))
+    lengths = np.linalg.norm(shift, axis=1)
+    for num in conditional_flow.NUM_STEPS:
+        left = 1 / num  # Euler's error
+        assert numbers[f"w2_{num}"] == pytest.approx(left * np.mean(lengths**2) ** 0.5, rel=1e-3)
+    assert numbers["path_length"] == pytest.approx(0.99 * lengths.mean(), rel=1e-4)
+    assert numbers["floor"] == pytest.approx(0.5, rel=1e-5)
+    near = [gft.metrics.energy_distance(arrays["samples"][c], real[c]) for c in range(3)]
+    assert numbers["energy_distance"] == pytest.approx(np.mean(near), rel=1e-4)
+    np.testing.assert_allclose(arrays["samples"], real - 0.01 * shift[:, None], atol=1e-5)
 
 
 @pytest.mark.parametrize(("of_source", "expected"), [(False, 2.0), (True, 0.0)])

@@ -3,11 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import call
 from samples import z_score
 
+import gft_jax as gft
 from experiments.couplings import __main__ as couplings
 from experiments.couplings import comparison, scratch, scratch_flow, scratch_page, table
 from experiments.data.eight_to_moons import eight_gaussians, moons
@@ -68,6 +70,36 @@ def test_a_reference_touches_the_interval_the_range_or_nothing():
         scratch_page.agreement([1.0], (1.0, 2.0))
         == "outside the interval of the mean, within the range of the seeds"
     )
+
+
+# Numbers
+
+
+@pytest.mark.slow
+def test_a_flow_is_measured_on_points_of_its_seed(monkeypatch):
+    monkeypatch.setattr(scratch_flow, "NUM_POINTS", 40)
+    monkeypatch.setattr(scratch_flow, "NUM_PATHS", 3)
+    shift = jnp.array([3.0, 4.0])
+
+    def drift(params, t, x, cond):  # in the whole time by the shift, not at all at first
+        return params * 2 * t[:, None] * shift
+
+    measured = {seed: scratch_flow.measured(drift, jnp.ones(()), seed) for seed in (0, 1)}
+    numbers, paths = measured[0].numbers, measured[0].arrays["paths"]
+    starts = eight_gaussians(jax.random.split(jax.random.fold_in(jax.random.key(20_230_202), 0), 40))[0]
+    generator = np.random.default_rng([20_230_202, 0])
+    data, others = moons(generator, 40), moons(generator, 40)
+    least = gft.metrics.w2(starts, data)
+    assert numbers["one_step_w2"] == pytest.approx(least, rel=1e-5)
+    assert numbers["w2"] == pytest.approx(gft.metrics.w2(starts + 0.99 * shift, data), rel=1e-5)
+    assert numbers["floor"] == pytest.approx(gft.metrics.w2(others, data), rel=1e-5)
+    assert numbers["path_length"] == pytest.approx(0.99 * 5, rel=1e-4)
+    energy = 25 * np.mean((2 * np.arange(100) / 100) ** 2)
+    assert numbers["normalised_path_energy"] == pytest.approx(abs(energy - least**2) / least**2, rel=1e-3)
+    np.testing.assert_allclose(paths[-1], starts[:3] + 0.99 * shift, atol=1e-5)
+    assert not {name for name, value in measured[1].numbers.items() if value == numbers[name]} - {
+        "path_length"
+    }
 
 
 # The program
