@@ -86,7 +86,8 @@ def unconverged(rows: Sequence[Record]) -> list[str]:
     error = max(row["marginal_error"] for row in failed)
     return [
         f"The coupling did not converge in {len(failed)} of {len(found)} diagnosed pairings (steps {steps}; marginal "
-        f"error up to {error:.2g}): raise its epsilon or its iterations."
+        f"error up to {error:.2g}): take another --coupling, or raise its epsilon or its iterations in "
+        "experiments/methods.py."
     ]
 
 

@@ -28,10 +28,12 @@ def test_every_coupling_of_the_training_program_is_compared():
     assert set(flow.STREAMS) == set(get_args(flow.StreamName))
 
 
-def test_where_all_energies_are_below_the_least_the_lowest_npe_is_not_named():
+def test_energies_below_the_least_are_noticed_some_or_all_of_them():
     below, above = {"energy_over_squared_w2": 0.8}, {"energy_over_squared_w2": 1.1}
     assert page.is_deficit({"a": [below, below], "b": [below]})
     assert not page.is_deficit({"a": [below, above], "b": [below]})
+    assert page.has_deficit({"a": [above, above], "b": [above, below]})
+    assert not page.has_deficit({"a": [above], "b": [above]})
 
 
 def test_the_lowest_mean_is_named_with_the_ranges_that_reach_it():

@@ -44,13 +44,13 @@ class Conditional(Comparison):
 
     def write(self) -> Path:
         """Does the runs that are missing, and writes couplings_conditional.md and .png; returns the page's path."""
-        names = {
+        names: dict[tuple[TaskName, ConditionalCoupling, int], str] = {
             (task, coupling, seed): f"{task}-{coupling}-seed{seed}"
             for task in self.tasks
             for seed in self.seeds
             for coupling in self.couplings
         }
-        planned = {}
+        planned: dict[str, Run] = {}
         for (task, coupling, seed), name in names.items():
             steps = self.steps_of(task)
             planned[name] = Run({"steps": steps}, functools.partial(_run, task, coupling, seed, steps))
