@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from programs import call
 
@@ -68,6 +69,27 @@ def test_held_out_digits_are_of_their_class_and_not_trained_on():
         trained[image.tobytes()] == label for label, images in enumerate(task.others) for image in images
     )
     assert not np.array_equal(task.real, conditional_tasks.digit_task(4).real)
+
+
+# Training
+
+
+def test_the_learning_rate_stays_or_falls_to_zero(monkeypatch):
+    monkeypatch.setattr(conditional_tasks, "NUM_DATA", 256)
+    rates = []
+
+    def adamw(rate, weight_decay):
+        rates.append(rate)
+        return optax.sgd(0.0)
+
+    monkeypatch.setattr(conditional_flow.optax, "adamw", adamw)
+    task = conditional_tasks.moon_task(0)
+    drift = gft.drifts.from_linen(task.network)
+    stream = task.batches(gft.couplings.independent(), 8, 0)
+    for rate in ("constant", "cosine"):
+        conditional_flow.trained(task, drift, stream, 0, 2, rate)
+    assert rates[0] == 1e-3
+    assert [float(rates[1](step)) for step in (0, 1, 2)] == pytest.approx([3e-3, 1.5e-3, 0.0])
 
 
 # Scores
@@ -161,7 +183,7 @@ def test_an_interrupted_comparison_of_conditions_goes_on_where_it_was(monkeypatc
     numbers = json.loads(content)["numbers"] | {"w2_100": 9.0}
     samples = np.zeros((8, 24, 2))
 
-    def without_training(task, coupling, seed, num_steps):
+    def without_training(task, coupling, seed, num_steps, rate):
         made.append(coupling)
         return Outcome(numbers, {"samples": samples})
 

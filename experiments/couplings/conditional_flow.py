@@ -16,6 +16,8 @@ from gft_jax.pairing import Batches
 from gft_jax.types import Drift, Params
 
 ConditionalCoupling = Literal["independent", "exact", "sinkhorn", "respecting"]
+Rate = Literal["constant", "cosine"]
+"""How the learning rate goes: stays at `CONSTANT_RATE`, or falls from that of the task to zero as a cosine."""
 
 COUPLINGS: dict[ConditionalCoupling, Callable[[], Coupling]] = {
     "independent": gft.couplings.independent,
@@ -24,6 +26,7 @@ COUPLINGS: dict[ConditionalCoupling, Callable[[], Coupling]] = {
     "respecting": lambda: gft.couplings.respecting_labels(gft.couplings.exact()),
 }
 
+CONSTANT_RATE = 1e-3
 WEIGHT_DECAY = 0.01
 BATCH_SIZE = 256
 NUM_STEPS = (1, 4, 100)
@@ -33,22 +36,22 @@ _SKEW_STEPS = 200
 """Batches by each half of which the skew is estimated."""
 
 
-def run(task: Task, coupling: ConditionalCoupling, seed: int, num_steps: int) -> Outcome:
+def run(task: Task, coupling: ConditionalCoupling, seed: int, num_steps: int, rate: Rate) -> Outcome:
     """Trains a flow, and scores it; the array ``samples`` is ``[conditions, num, *event]``."""
     stream = task.batches(COUPLINGS[coupling](), BATCH_SIZE, seed)
     drift = gft.drifts.from_linen(task.network)
-    params = trained(task, drift, stream, seed, num_steps)
+    params = trained(task, drift, stream, seed, num_steps, rate)
     outcome = measured(task, drift, params)
     return outcome._replace(numbers=outcome.numbers | {"skew": skew(stream, task.cond is None)})
 
 
-def trained(task: Task, drift: Drift, stream: Batches, seed: int, num_steps: int) -> Params:
-    """Parameters after ``num_steps`` of flow matching on the linear path, the rate falling to zero as a cosine."""
+def trained(task: Task, drift: Drift, stream: Batches, seed: int, num_steps: int, rate: Rate) -> Params:
+    """Parameters after ``num_steps`` of flow matching on the linear path."""
     key = jax.random.key(seed)
     event = task.x1.shape[1:]
     params = task.network.init(key, jnp.zeros(1), jnp.zeros((1, *event)))["params"]
-    rate = optax.cosine_decay_schedule(task.learning_rate, num_steps)
-    optimizer = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
+    cosine = optax.cosine_decay_schedule(task.learning_rate, num_steps)
+    optimizer = optax.adamw(CONSTANT_RATE if rate == "constant" else cosine, weight_decay=WEIGHT_DECAY)
     tuner = gft.finetuner(gft.objectives.flow_matching(drift), optimizer, averaging=None)
     runner = gft.parallel.single_device(tuner)
     state = runner.init(key, params=params)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.couplings.conditional_flow import BATCH_SIZE, NUM_STEPS
+from experiments.couplings.conditional_flow import BATCH_SIZE, CONSTANT_RATE, NUM_STEPS, Rate
 from experiments.couplings.conditional_tasks import NUM_DRAWS, NUM_HELD_OUT, NUM_POINTS
 from experiments.couplings.table import Column, between, interval
 
@@ -45,19 +45,25 @@ DESCRIPTIONS: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+RATES: Mapping[Rate, str] = {
+    "constant": f"stays at {CONSTANT_RATE:g}, so that the flow keeps noise of its last batches",
+    "cosine": "falls to zero as a cosine, which averages the noise of the batches away",
+}
+
 ByCoupling = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Numbers by coupling, seed and name."""
 Numbers = Mapping[str, ByCoupling]
 """The same by task."""
 
 
-def page(numbers: Numbers, command: str, num_steps: Mapping[str, int], figure: str) -> str:
+def page(numbers: Numbers, command: str, num_steps: Mapping[str, int], rate: Rate, figure: str) -> str:
     """The page in Markdown.
 
     Args:
         numbers: of the runs that there are.
         command: that makes them.
         num_steps: training steps of the runs of each task.
+        rate: how their learning rate went.
         figure: name of the figure's file.
     """
     most = max(NUM_STEPS)
@@ -68,10 +74,12 @@ def page(numbers: Numbers, command: str, num_steps: Mapping[str, int], figure: s
 
     {command}
 
-Flow matching from the first step on, with a drift that is told a condition: residual multilayer perceptron, AdamW with
-a rate that falls to zero as a cosine, batches of {BATCH_SIZE}. Each seed has a start, batches and test points of its
-own, which are the same for every coupling. *respecting* is `respecting_labels(exact())`: pairs within each label, where
-the rows of the end that has no labels inherit those of random partners.
+Flow matching from the first step on, with a drift that is told a condition: residual multilayer perceptron, AdamW,
+batches of {BATCH_SIZE}. The learning rate {RATES[rate]}.
+
+Each seed has a start, batches and test points of its own, which are the same for every coupling. *respecting* is
+`respecting_labels(exact())`: pairs within each label, where the rows of the end that has no labels inherit those of
+random partners.
 
 *W2* is conditional: the root of the mean, over conditions of equal weight, of the squared exact W2 between samples with
 this condition and as many real points of it, in the unit of the data; the *floor* is that of other real points. In the

@@ -47,7 +47,7 @@ class Task(NamedTuple):
     """Where noise comes from, and the conditions, where they are those of the source."""
     network: gft.networks.ResidualMLP
     learning_rate: float
-    """At the start."""
+    """At the start, where it falls as a cosine."""
     x0: np.ndarray
     """Starts of the samples ``[conditions, draws, num, *event]``."""
     real: np.ndarray
