@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from gft_jax.conditions import check_rows
+from gft_jax.data import Rows
+from gft_jax.data.rows import chunks, is_finite
 
 
 def check_stream(
-    x1: Array | np.ndarray, cond: Any, batch_size: Any, seed: Any, num_classes: int | None
+    x1: Array | np.ndarray | Rows, cond: Any, batch_size: Any, seed: Any, num_classes: int | None
 ) -> None:
     """Refuses what no stream of a dataset can be made of: the checks below, in one."""
     check_data("x1", x1)
@@ -24,15 +26,16 @@ def check_stream(
         check_labels(cond, num_classes)
 
 
-def check_data(name: str, rows: Array | np.ndarray) -> None:
+def check_data(name: str, rows: Array | np.ndarray | Rows) -> None:
     """Refuses a dataset that is empty, not floating-point or not finite."""
-    if np.ndim(rows) < 1 or len(rows) == 0:
+    if not np.shape(rows) or len(rows) == 0:
         raise ValueError(
             f"{name} is empty (shape {np.shape(rows)}): give an array [num, *event] with num >= 1"
         )
     if not jnp.issubdtype(rows.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1]"
+            f"{name} must hold floating-point values, got dtype {rows.dtype}; scale images to [-1, 1] "
+            "(gft_jax.data.from_images)"
         )
     _check_finite(name, rows)
 
@@ -93,11 +96,16 @@ def check_labels(cond: Any, num_classes: int) -> None:
         )
 
 
-def _check_finite(name: str, rows: Array | np.ndarray) -> None:
-    finite = np.isfinite(np.asarray(rows)).reshape(len(rows), -1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite.all(axis=1))
+def _check_finite(name: str, rows: Array | np.ndarray | Rows) -> None:
+    if is_finite(rows):
+        return
+    num_values, bad = 0, []
+    for start, chunk in chunks(rows, f"checking {name}"):
+        infinite = ~np.isfinite(chunk)
+        num_values += int(infinite.sum())
+        bad += (start + np.flatnonzero(infinite.any(axis=tuple(range(1, chunk.ndim))))).tolist()
+    if bad:
         raise ValueError(
-            f"{name} holds {finite.size - finite.sum()} values that are not finite, in {len(bad)} of {len(rows)} "
-            f"rows (the first: {bad[:5].tolist()}): remove or repair these rows"
+            f"{name} holds {num_values} values that are not finite, in {len(bad)} of {len(rows)} rows (the first: "
+            f"{bad[:5]}): remove or repair these rows"
         )

@@ -19,6 +19,7 @@ from gft_jax.couplings import (
 )
 from gft_jax.couplings.base import check_source, split_arrays
 from gft_jax.couplings.semidiscrete import check_dataset_of
+from gft_jax.data import Rows, in_memory
 from gft_jax.pairing.checks import check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.sources import Source, standard_normal
@@ -35,7 +36,7 @@ class _Programs(NamedTuple):
 
 
 def chosen_batches(
-    x1: Array | np.ndarray,
+    x1: Array | np.ndarray | Rows,
     potentials: SemidiscretePotentials,
     *,
     batch_size: int,
@@ -78,9 +79,10 @@ def chosen_batches(
         ValueError: for potentials of another dataset, and as `batches`.
     """
     check_stream(x1, cond, batch_size, seed, num_classes)
-    check_dataset_of(potentials, x1)
+    whole = in_memory(x1)
+    check_dataset_of(potentials, whole)
     dropout = dropout_of(cond_dropout, null_cond, cond, num_classes)
-    dataset = jax.tree.map(jnp.asarray, (x1, cond))
+    dataset = jax.tree.map(lambda rows: jnp.asarray(in_memory(rows)), (whole, cond))
     event_shape = tuple(x1.shape[1:])
     if source is not None:
         check_source(source, event_shape)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from gft_jax.data import Rows, in_memory
 from gft_jax.pairing.checks import check_cond, check_data
 
 Source = Callable[[Key[Array, "rows"]], tuple[Array, Any]]
@@ -33,15 +34,21 @@ def standard_normal(event_shape: Sequence[int], dtype: Any = jnp.float32) -> Sou
     return draw
 
 
-def rows_of(x0: Array | np.ndarray, source_cond: Any = None) -> Source:
+def rows_of(x0: Array | np.ndarray | Rows, source_cond: Any = None) -> Source:
     """Source rows drawn with replacement from a dataset ``[num, *event]``, with their conditions, if any.
+
+    The whole dataset is put on the device.
 
     Raises:
         ValueError: if the rows are empty or not finite, or a condition has another number of rows.
     """
     check_data("x0", x0)
     check_cond("source_cond", source_cond, len(x0))
-    return jax.tree_util.Partial(_draw_rows, jax.tree.map(jnp.asarray, (x0, source_cond)))
+    return jax.tree_util.Partial(_draw_rows, jax.tree.map(_on_device, (x0, source_cond)))
+
+
+def _on_device(rows: Array | np.ndarray | Rows) -> Array:
+    return jnp.asarray(in_memory(rows))
 
 
 def _draw_rows(dataset: tuple[Array, Any], keys: Key[Array, "rows"]) -> tuple[Array, Any]:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Key
 
 from gft_jax.couplings import Coupling, Diagnostics, Pairing, apply, diagnose, exact, sinkhorn
 from gft_jax.couplings.base import check_source, flat_ends, permutation_pairing, split_arrays
+from gft_jax.data import Augmentation, Rows
+from gft_jax.pairing.augmenting import augmented, check_augmentation
 from gft_jax.pairing.checks import check_integer, check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
 from gft_jax.pairing.order import row_order
@@ -42,10 +44,10 @@ class Batches(NamedTuple):
 
 
 class _Programs(NamedTuple):
-    """Compiled; the arrays of source and coupling are the third argument of each."""
+    """Compiled; the arrays of source, coupling and augmentation are the third argument of each."""
 
-    ends: Callable[..., tuple[Any, Any, Any]]
-    """``(key, None, arrays, steps)`` -> keys of the rows, x0 and source_cond before the coupling moves them."""
+    ends: Callable[..., tuple[Any, Any, Any, Any]]
+    """``(key, arrays, steps, rows)`` -> keys of the rows, x0, source_cond and x1, before the coupling moves them."""
     one: Callable[..., tuple[Pairing, Batch]]
     """``(key, dropout, arrays, steps, rows, cond)`` -> pairing and rows of all of these steps."""
     many: Callable[..., Batch]
@@ -53,7 +55,7 @@ class _Programs(NamedTuple):
 
 
 def batches(
-    x1: Array | np.ndarray,
+    x1: Array | np.ndarray | Rows,
     *,
     batch_size: int,
     seed: int,
@@ -64,12 +66,14 @@ def batches(
     num_classes: int | None = None,
     cond_dropout: float = 0.0,
     null_cond: Any = None,
+    augment: Augmentation | None = None,
 ) -> Batches:
-    """Training batches from a dataset held in memory.
+    """Training batches from a dataset in memory or in files.
 
     Args:
-        x1: dataset ``[num, *event]``; fewer rows than ``batch_size`` are normal (few-shot): rows then repeat
-            within a batch, in reshuffled order.
+        x1: dataset ``[num, *event]``: an array, or any other `gft_jax.data.Rows`, whose rows are read when their batch
+            is made, and read once before, to see that all are finite, unless they are so by construction. Fewer rows
+            than ``batch_size`` are normal (few-shot): rows then repeat within a batch, in reshuffled order.
         batch_size: rows of a batch (over all devices).
         seed: fixes order, source rows, coupling and all randomness of the training steps.
         coupling: pairs source and data; it is called under jit. By default the rows stay as drawn, which is the
@@ -90,23 +94,28 @@ def batches(
             objective that compares student and base gives both the condition of the batch, dropped or not.
         null_cond: the null condition, like one row of ``cond`` (leaves ``[...]`` where cond has ``[num, ...]``); for
             labels mostly ``num_classes``, which is then no class.
+        augment: changes each row of the data at random, such as `gft_jax.data.horizontal_flip`, by a key that comes
+            from the row's own: what is done to a row of a step depends on seed, step and its place in the batch alone.
+            It stands before the coupling, so that what is paired is what is trained on. Like a coupling, it is called
+            under jit, and may be a pytree.
 
     Raises:
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
             of range, conditions of another length or not finite, source rows of another shape, a batch size below one,
             a negative seed, a pair size that is no multiple of the batch size or has no coupling; for dropout outside
             [0, 1], without conditions or without a null condition like theirs, a null condition without dropout, or
-            one that is a class.
+            one that is a class; for an augmentation that changes shape or dtype of a row.
 
     Source of the dropout: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
     """
     check_stream(x1, cond, batch_size, seed, num_classes)
     steps_a_pairing = _steps_a_pairing(pair_size, batch_size, coupling)
     dropout = dropout_of(cond_dropout, null_cond, cond, num_classes)
-    event_shape, dtype = tuple(x1.shape[1:]), jnp.asarray(x1[:1]).dtype
+    event_shape, dtype = tuple(x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype)
     if source is not None:
         check_source(source, event_shape)
-    arrays, programs = _programs(source, coupling, event_shape, dtype, batch_size)
+    check_augmentation(augment, event_shape, dtype)
+    arrays, programs = _programs(source, (coupling, augment), event_shape, dtype, batch_size)
     key = jax.random.key(seed)
 
     def steps_of(number: int) -> np.ndarray:
@@ -115,7 +124,7 @@ def batches(
     def rows_of_pairing(number: int) -> Any:
         # The rows of several steps are those of one large step.
         index = row_order(len(x1), batch_size * steps_a_pairing, seed, number)
-        return jax.tree.map(lambda leaf: leaf[index], (x1, cond))
+        return x1[index], jax.tree.map(lambda leaf: leaf[index], cond)
 
     def paired(number: int) -> tuple[Pairing, Batch]:
         return programs.one(key, dropout, arrays, steps_of(number), *rows_of_pairing(number))
@@ -125,8 +134,7 @@ def batches(
 
     def diagnosed(step: SupportsIndex) -> Diagnostics:
         number = checked_step(step) // steps_a_pairing
-        _, x0, _ = programs.ends(key, None, arrays, steps_of(number))
-        rows, _ = rows_of_pairing(number)
+        _, x0, _, rows = programs.ends(key, arrays, steps_of(number), rows_of_pairing(number)[0])
         return diagnosis(pairing(step), x0, rows)
 
     def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:
@@ -162,24 +170,24 @@ def diagnosis(pairing: Pairing, x0: Array | np.ndarray, x1: Array | np.ndarray) 
 
 def _programs(
     source: Source | None,
-    coupling: Coupling | None,
+    moves: tuple[Coupling | None, Augmentation | None],
     event_shape: tuple[int, ...],
     dtype: Any,
     batch_size: int,
 ) -> tuple[Any, _Programs]:
-    """Arrays of source and coupling, and the programs that take them.
+    """Arrays of source, coupling and augmentation, and the programs that take them.
 
     Programs of streams from N(0, I) are shared by all that differ in data, seed and arrays alone. Those of other
     sources are not: to remember the program would be to keep the source, and the dataset it may hold.
     """
-    arrays, static = split_arrays((source, coupling))
+    arrays, static = split_arrays((source, *moves))
     if source is not None:
         return arrays, _compiled(static, batch_size)
-    leaves, structure = jax.tree.flatten(static[1])
+    leaves, structure = jax.tree.flatten(static[1:])
     try:
         programs = _shared(event_shape, dtype, tuple(leaves), structure, batch_size)
-    except TypeError:  # a coupling that cannot be hashed
-        programs = _compiled((standard_normal(event_shape, dtype), static[1]), batch_size)
+    except TypeError:  # a coupling or an augmentation that cannot be hashed
+        programs = _compiled((standard_normal(event_shape, dtype), *static[1:]), batch_size)
     return arrays, programs
 
 
@@ -187,23 +195,23 @@ def _programs(
 def _shared(
     event_shape: tuple[int, ...], dtype: Any, leaves: tuple[Any, ...], structure: Any, batch_size: int
 ) -> _Programs:
-    coupling = jax.tree.unflatten(structure, leaves)
-    return _compiled((standard_normal(event_shape, dtype), coupling), batch_size)
+    moves = jax.tree.unflatten(structure, leaves)
+    return _compiled((standard_normal(event_shape, dtype), *moves), batch_size)
 
 
-def _compiled(static: tuple[Any, Any], batch_size: int) -> _Programs:
-    def ends(key: Key[Array, ""], dropout: Any, arrays: Any, steps: Array) -> tuple[Any, Any, Any]:
-        source, _ = eqx.combine(arrays, static)
+def _compiled(static: tuple[Any, Any, Any], batch_size: int) -> _Programs:
+    def ends(key: Key[Array, ""], arrays: Any, steps: Array, rows: Array) -> tuple[Any, Any, Any, Any]:
+        source, _, augment = eqx.combine(arrays, static)
         keys_of_steps = jax.vmap(lambda step: keys_by_row(jax.random.fold_in(key, step), batch_size))(steps)
         keys_of_rows = keys_of_steps.reshape(-1)
         x0, source_cond = source(jax.vmap(lambda key: jax.random.split(key)[0])(keys_of_rows))
-        return keys_of_rows, x0, source_cond
+        return keys_of_rows, x0, source_cond, augmented(augment, keys_of_rows, rows)
 
     def pair(
         key: Key[Array, ""], dropout: Any, arrays: Any, steps: Array, rows: Array, row_cond: Any
     ) -> tuple[Pairing, Batch]:
-        _, coupling = eqx.combine(arrays, static)
-        keys_of_rows, x0, source_cond = ends(key, dropout, arrays, steps)
+        _, coupling, _ = eqx.combine(arrays, static)
+        keys_of_rows, x0, source_cond, rows = ends(key, arrays, steps, rows)
         if coupling is None:
             pairing = permutation_pairing(*flat_ends(x0, rows), jnp.arange(len(rows), dtype=jnp.int32))
         else:
