@@ -4,11 +4,12 @@
 rows is a pure function of (seed, step), so that the step number is the position in the data; nothing of it needs to be
 saved, and a resumed run sees the same batches. ``ahead`` computes the batches of the coming steps while the device
 trains. ``chosen_batches`` chooses the data out of the whole dataset for the sources drawn. ``source_batches`` has no
-data, ``interleaved`` mixes two streams.
+data, ``interleaved`` mixes two streams. ``grain_dataset`` hands the rows to pipelines of grain in the same order.
 """
 
 from gft_jax.pairing.ahead import ahead
 from gft_jax.pairing.chosen import chosen_batches
+from gft_jax.pairing.grain_dataset import grain_dataset
 from gft_jax.pairing.interleaved import interleaved
 from gft_jax.pairing.order import row_keys, row_order
 from gft_jax.pairing.source_stream import source_batches
@@ -21,6 +22,7 @@ __all__ = [
     "ahead",
     "batches",
     "chosen_batches",
+    "grain_dataset",
     "interleaved",
     "row_keys",
     "row_order",
