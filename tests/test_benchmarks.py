@@ -14,7 +14,16 @@ from flax import linen
 from scipy.optimize import linear_sum_assignment
 
 import gft_jax as gft
-from experiments.benchmarks import distances, handwritten, library, pairing, prefetching, sampling, table
+from experiments.benchmarks import (
+    data,
+    distances,
+    handwritten,
+    library,
+    pairing,
+    prefetching,
+    sampling,
+    table,
+)
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.interleaved import Comparison, Entrant, compare, seconds_per_step
 from experiments.plain_mlp import PlainMLP, selu_by_tanh
@@ -166,6 +175,23 @@ def test_sampling_by_the_library_is_the_handwritten_loop_and_another_is_refused(
 def test_selu_by_tanh_is_selu():
     x = np.concatenate([-np.logspace(-9, 2, 200), np.linspace(0, 5, 50)]).astype(np.float32)
     np.testing.assert_allclose(jax.jit(selu_by_tanh)(x), linen.selu(x), rtol=1e-6)
+
+
+def test_training_on_files_ends_where_training_on_rows_in_memory_does(tmp_path, monkeypatch):
+    for name, value in {"SIZE": 6, "BATCH_SIZE": 4, "NUM_STEPS": 3, "DEPTH": 2}.items():
+        monkeypatch.setattr(data, name, value)
+    data.write_images(tmp_path, 5)
+    images = gft.data.images(tmp_path)
+    programs = data.entrants(4, images, gft.data.in_memory(images))
+    programs.pop("decoding").run()
+    ends = {name: jax.tree.leaves(program.run().params) for name, program in programs.items()}
+    assert list(ends) == ["memory", "memory, ahead", "files", "files, ahead"]
+    for end in ends.values():
+        for ours, theirs in zip(end, ends["memory"], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.setattr(data, "NUM_STEPS", 2)
+    shorter = jax.tree.leaves(programs["files"].run().params)
+    assert any((ours != theirs).any() for ours, theirs in zip(shorter, ends["memory"], strict=True))  # power
 
 
 @pytest.mark.parametrize("name", distances.DISTANCES)

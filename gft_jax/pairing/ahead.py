@@ -31,6 +31,9 @@ def ahead(
     step has them from there on. A request that was not foreseen is computed when it is made. An error in a batch is
     raised when this batch is asked for.
 
+    Rows that lie in files (`gft_jax.data`) are read and decoded by that thread and put on the device there, so that a
+    batch is on the device when it is asked for.
+
     It helps where something is idle while the other works: the host while an accelerator trains, a core that the
     training step leaves free. What takes longer than the training steps it serves cannot be hidden: then the
     time is that of the pairing.

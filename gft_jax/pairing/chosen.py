@@ -60,9 +60,10 @@ def chosen_batches(
     potentials' ``marginal_error``, and not one epoch after another: in as many draws as there are rows, about 63 % of
     them occur.
 
-    The whole dataset is put on the device. ``pairing`` points into it: its ``target_index`` are rows of the dataset.
-    ``diagnose`` looks at the rows of the batch alone, and ``distinct_targets`` is the share of them that are different
-    rows of the dataset.
+    The whole dataset is put on the device, rows that lie in files too. There is no ``augment``, since the potentials
+    are those of the rows as they are: fit them to a dataset that holds each image and its mirror image. ``pairing``
+    points into the dataset: its ``target_index`` are rows of it. ``diagnose`` looks at the rows of the batch alone, and
+    ``distinct_targets`` is the share of them that are different rows of the dataset.
 
     Args:
         x1: the dataset ``[num, *event]`` that the potentials were fitted to, in the same order.

@@ -33,7 +33,7 @@ def grain_dataset(x1: Array | np.ndarray | Rows, *, seed: int, num_epochs: int, 
         ValueError: for data or conditions that `batches` would refuse, a negative seed, or no epoch.
     """
     try:
-        import grain
+        import grain  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError('grain is not installed: pip install "gft_jax[grain]"') from error
     check_integer("seed", seed, 0)
