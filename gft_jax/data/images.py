@@ -63,7 +63,7 @@ class ImageFolder:
 
     def _decoded(self, name: str) -> np.ndarray:
         try:
-            pixels = decode(self.folder / name, self.mode, self._size)
+            return decode(self.folder / name, self.mode, self._size)
         except MemoryError:
             raise
         except Exception as error:
@@ -71,7 +71,6 @@ class ImageFolder:
                 f"{self.folder / name} could be read when the folder was opened, and cannot be any more "
                 f"({type(error).__name__}: {error}): restore it, and resume"
             ) from error
-        return pixels
 
 
 def images(

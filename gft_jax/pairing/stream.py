@@ -44,7 +44,7 @@ class Batches(NamedTuple):
 
 
 class _Programs(NamedTuple):
-    """Compiled; the arrays of source, coupling and augmentation are the third argument of each."""
+    """Compiled; ``arrays`` are those of source, coupling and augmentation."""
 
     ends: Callable[..., tuple[Any, Any, Any, Any]]
     """``(key, arrays, steps, rows)`` -> keys of the rows, x0, source_cond and x1, before the coupling moves them."""
