@@ -88,12 +88,12 @@ def test_conditions_are_cast_and_labels_are_not():
     assert seen == [(SINGLE, HALF, {"label": jnp.dtype("int32"), "vector": HALF})]
     assert velocity.dtype == SINGLE
     assert gft.drifts.in_precision(drift)((), T, X.astype(HALF)).dtype == SINGLE
-    with pytest.raises(ValueError, match="floating-point numbers, such as jnp.bfloat16, got"):
+    with pytest.raises(ValueError, match=r"floating-point numbers, such as jnp\.bfloat16, got"):
         gft.drifts.in_precision(drift, jnp.int8)
 
 
 def test_a_base_in_half_precision_is_trained_in_float32(params):
-    """The trained copy starts at the base, bit for bit in the drift, and then moves by steps that bfloat16 would lose."""
+    """The trained copy starts at the base, bit for bit, and then moves by steps that bfloat16 would lose."""
     base = gft.drifts.cast(params, HALF)
     tuner = gft.finetuner(
         gft.objectives.gradual(ROUNDED), optax.adam(1e-5), gft.cooling.constant(temperature=3.0)
