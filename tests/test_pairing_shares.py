@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import gft_jax as gft
 from gft_jax import couplings, pairing
 from gft_jax.couplings import semidiscrete
 
@@ -17,7 +16,7 @@ COUNT, BATCH_SIZE = 2, 8
 COMMON = {"batch_size": BATCH_SIZE, "seed": 5}
 
 
-def joined(make, step=2):
+def joined(make, step=3):
     """The batches of all shares, one after another."""
     shares = [make(share=pairing.Share(k, COUNT)).batch(step) for k in range(COUNT)]
     return jax.tree.map(lambda *leaves: np.concatenate([as_numbers(leaf) for leaf in leaves]), *shares)
@@ -53,7 +52,7 @@ def made(name, **share):
 
 @pytest.mark.parametrize("name", ["drawn", "sources", "replayed", "chosen"])
 def test_the_shares_together_are_the_whole_batch(name):
-    assert_equal(joined(functools.partial(made, name)), made(name).batch(2))
+    assert_equal(joined(functools.partial(made, name)), made(name).batch(3))
 
 
 def test_each_share_is_coupled_within_itself_as_by_per_shard():
@@ -62,8 +61,8 @@ def test_each_share_is_coupled_within_itself_as_by_per_shard():
 
     for local in (couplings.exact(), couplings.independent()):
         ours = joined(lambda local=local, **share: make(local, **share))
-        assert_equal(ours, make(couplings.per_shard(local, COUNT)).batch(2))
-        assert not np.array_equal(ours.x0, make(local).batch(2).x0)  # power: one plan is another
+        assert_equal(ours, make(couplings.per_shard(local, COUNT)).batch(3))
+        assert not np.array_equal(ours.x0, make(local).batch(3).x0)  # power: one plan is another
 
 
 def test_many_steps_and_pairings_of_several_steps_read_the_same_rows():
@@ -81,7 +80,7 @@ def test_many_steps_and_pairings_of_several_steps_read_the_same_rows():
 
 def test_a_share_of_a_whole_stream_keeps_its_plan():
     whole = pairing.batches(X1, **COMMON, coupling=couplings.exact())
-    assert_equal(joined(lambda share: pairing.share_of(whole, share)), whole.batch(2))
+    assert_equal(joined(lambda share: pairing.share_of(whole, share)), whole.batch(3))
     np.testing.assert_array_equal(
         pairing.share_of(whole, pairing.Share(1, COUNT)).many(2, 2).x0, whole.many(2, 2).x0[:, 4:8]
     )

@@ -20,8 +20,8 @@ __all__ = [
     "mesh",
     "over_fsdp",
     "pmapped",
-    "share",
     "sharded",
+    "share",
     "single_device",
     "start",
 ]

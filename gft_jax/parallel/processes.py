@@ -30,14 +30,14 @@ def start(
     its last checkpoint when it is started again.
 
     Args:
-        coordinator: ``host:port`` of process 0, where it listens: a port that is free there and reachable from the other
+        coordinator: ``host:port`` of process 0, where it listens: a port that is free there and reachable from other
             hosts. With a loopback address it listens there alone, else on all addresses of the host.
         num_processes: how many there are.
         process_id: which of them this is, from 0.
         timeout: seconds to wait for the others.
 
     Raises:
-        ValueError: for some of the three arguments without the others, out of range, or none where the environment names
+        ValueError: for some of the three arguments without the rest, out of range, or none where the environment names
             no others.
         OSError: if the port is in use.
         TimeoutError: if the others do not come. End the program then: the attempt cannot be repeated.
