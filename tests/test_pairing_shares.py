@@ -102,10 +102,10 @@ def test_only_the_own_rows_are_read():
 @pytest.mark.parametrize(
     ("share", "message"),
     [
-        ((2, 2), "a share counts from 0 to 1, got index 2"),
+        ((2, 2), "parts of a share count from 0 to 1, got 2"),
         ((0, 5), "a batch of 8 rows does not divide into 5 shares: use a multiple of 5"),
-        ((-1, 2), "index of a share must be an integer >= 0, got -1"),
-        ((0, 0), "count of a share must be an integer >= 1, got 0"),
+        ((-1, 2), "part of a share must be an integer >= 0, got -1"),
+        ((0, 0), "num_parts of a share must be an integer >= 1, got 0"),
     ],
 )
 def test_shares_that_there_are_not_are_refused(share, message):

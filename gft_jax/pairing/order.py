@@ -12,11 +12,11 @@ from gft_jax.sampling.row_keys import row_keys as keys_by_row
 
 
 class Share(NamedTuple):
-    """One of ``count`` equal parts, one after another, of the rows of every batch: what a process of several reads."""
+    """One of ``num_parts`` equal parts, one after another, of the rows of every batch: what a process reads."""
 
-    index: int = 0
-    """Which part, from 0."""
-    count: int = 1
+    part: int = 0
+    """Which one, from 0."""
+    num_parts: int = 1
     """How many there are."""
 
     def rows(self, batch_size: int) -> slice:
@@ -25,16 +25,17 @@ class Share(NamedTuple):
         Raises:
             ValueError: for a part that there is not, or rows that do not divide evenly.
         """
-        check_integer("count of a share", self.count, 1)
-        check_integer("index of a share", self.index, 0)
-        if self.index >= self.count:
-            raise ValueError(f"a share counts from 0 to {self.count - 1}, got index {self.index}")
-        size, rest = divmod(batch_size, self.count)
+        check_integer("num_parts of a share", self.num_parts, 1)
+        check_integer("part of a share", self.part, 0)
+        if self.part >= self.num_parts:
+            raise ValueError(f"parts of a share count from 0 to {self.num_parts - 1}, got {self.part}")
+        size, rest = divmod(batch_size, self.num_parts)
         if rest:
             raise ValueError(
-                f"a batch of {batch_size} rows does not divide into {self.count} shares: use a multiple of {self.count}"
+                f"a batch of {batch_size} rows does not divide into {self.num_parts} shares: use a multiple of "
+                f"{self.num_parts}"
             )
-        return slice(self.index * size, (self.index + 1) * size)
+        return slice(self.part * size, (self.part + 1) * size)
 
 
 WHOLE = Share()

@@ -93,7 +93,7 @@ def batches(
             labels mostly ``num_classes``, which is then no class.
         share: which rows of every batch the stream reads and gives (`gft_jax.parallel.share`); together the shares are
             the whole batch, row by row and in order. Each is coupled within itself, as by ``per_shard(coupling,
-            share.count)`` of `gft_jax.couplings` on the whole batch (of several steps, the share's rows of these). One
+            share.num_parts)`` of `gft_jax.couplings` on the whole batch (of several steps, the share's rows of these). One
             plan over all rows: `share_of` a whole stream.
 
     Raises:
@@ -227,8 +227,8 @@ def _compiled(static: tuple[Any, Any], batch_size: int, share: Share) -> _Progra
         else:
             # A coupling has one key a pairing, apart from those of the rows, whose numbers are smaller.
             key_coupling = jax.random.fold_in(jax.random.fold_in(key, steps[0]), 2**32 - 1)
-            if share.count > 1:  # the key of `gft_jax.couplings.per_shard`
-                key_coupling = jax.random.fold_in(key_coupling, share.index)
+            if share.num_parts > 1:  # the key of `gft_jax.couplings.per_shard`
+                key_coupling = jax.random.fold_in(key_coupling, share.part)
             pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
             x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
         row_cond = dropped(dropout, keys_of_rows, row_cond)

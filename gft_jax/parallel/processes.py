@@ -1,6 +1,7 @@
 """Runs of several processes, of one host or of many, under JAX's distributed runtime."""
 
 import ipaddress
+import socket
 import threading
 
 import jax
@@ -39,12 +40,14 @@ def start(
     Raises:
         ValueError: for some of the three arguments without the rest, out of range, or none where the environment names
             no others.
-        OSError: if the port is in use.
+        OSError: if the port is in use, or may not be used.
         TimeoutError: if the others do not come. End the program then: the attempt cannot be repeated.
         RuntimeError: if JAX has been used before, or this has been called before.
     """
     _check(coordinator, num_processes, process_id)
     timeout = checked_count("timeout", timeout)
+    if coordinator is not None and process_id == 0:
+        _check_port_is_free(coordinator)
     found: list[Exception] = []
 
     def join() -> None:
@@ -73,8 +76,13 @@ def start(
             "alive; and whether its port can be reached from the other hosts (firewall, host name). Where hosts start "
             "late, wait longer"
         )
+    if found and coordinator is None and isinstance(found[0], ValueError):
+        raise ValueError(
+            f"the environment names no other processes ({found[0]}): give coordinator, num_processes and process_id, "
+            "or start the program by SLURM, Open MPI, Kubernetes or on a Cloud TPU"
+        ) from found[0]
     if found:
-        raise _explained(found[0], coordinator) from found[0]
+        raise found[0]
 
 
 def is_main() -> bool:
@@ -115,15 +123,17 @@ def _is_loopback(coordinator: str) -> bool:
         return host == "localhost"
 
 
-def _explained(error: Exception, coordinator: str | None) -> Exception:
-    if "Failed to start RPC server" in str(error):
-        return OSError(
-            f"process 0 cannot listen at {coordinator or 'the address that the environment gives'}: the port is in "
-            "use. Give another one to all processes, or end the run that holds it"
-        )
-    if isinstance(error, ValueError) and coordinator is None:
-        return ValueError(
-            f"the environment names no other processes ({error}): give coordinator, num_processes and process_id, or "
-            "start the program by SLURM, Open MPI, Kubernetes or on a Cloud TPU"
-        )
-    return error
+def _check_port_is_free(coordinator: str) -> None:
+    # JAX's own attempt to listen would leave a process that may crash as it ends.
+    host, _, port = coordinator.rpartition(":")
+    is_v6 = _is_loopback(coordinator) and ":" in host
+    address = host.strip("[]") if _is_loopback(coordinator) else ""
+    try:
+        socket.create_server(
+            (address, int(port)), family=socket.AF_INET6 if is_v6 else socket.AF_INET
+        ).close()
+    except OSError as error:
+        raise OSError(
+            f"process 0 cannot listen at {coordinator} ({error.strerror}): give all processes another port, one that is "
+            "free, or end the program that uses it"
+        ) from error
