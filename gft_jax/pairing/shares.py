@@ -2,7 +2,7 @@
 
 import jax
 
-from gft_jax.pairing.order import Share
+from gft_jax.pairing.order import WHOLE, Share
 from gft_jax.pairing.stream import Batches
 from gft_jax.types import Batch
 
@@ -22,6 +22,9 @@ def share_of(stream: Batches, share: Share) -> Batches:
     Raises:
         ValueError: from the first batch, for a share that there is not, or rows that do not divide evenly.
     """
+
+    if share == WHOLE:
+        return stream
 
     def of(batch: Batch, axis: int) -> Batch:
         own = share.rows(batch.x0.shape[axis])

@@ -93,8 +93,8 @@ def batches(
             labels mostly ``num_classes``, which is then no class.
         share: which rows of every batch the stream reads and gives (`gft_jax.parallel.share`); together the shares are
             the whole batch, row by row and in order. Each is coupled within itself, as by ``per_shard(coupling,
-            share.num_parts)`` of `gft_jax.couplings` on the whole batch (of several steps, the share's rows of these). One
-            plan over all rows: `share_of` a whole stream.
+            share.num_parts)`` of `gft_jax.couplings` on the whole batch (with ``pair_size``, the share's rows of all
+            its steps). One plan over all rows: `share_of` a whole stream.
 
     Raises:
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
