@@ -134,6 +134,6 @@ def _check_port_is_free(coordinator: str) -> None:
         ).close()
     except OSError as error:
         raise OSError(
-            f"process 0 cannot listen at {coordinator} ({error.strerror}): give all processes another port that is free, "
-            "or end the program that uses it"
+            f"process 0 cannot listen at {coordinator} ({error.strerror}): give all processes another port, a "
+            "free one, or end the program that uses it"
         ) from error
