@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from experiments.configs.settings import RunSettings
+from experiments.configs.settings import OF_DEVICES, RunSettings
 from experiments.files import read_json, write_atomically
 
 
@@ -113,7 +113,8 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _settings(config: RunSettings) -> dict[str, Any]:
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "resume")}
+    of_a_session = ("out", "resume", *OF_DEVICES)
+    settings = {name: value for name, value in asdict(config).items() if name not in of_a_session}
     return json.loads(json.dumps(settings))
 
 

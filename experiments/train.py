@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 
+import gft_jax as gft
 from experiments.configs import reward, terminal
 from experiments.configs.digits import Digits
 from experiments.configs.domains import defaults_for
@@ -19,6 +19,7 @@ from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
 from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
+from experiments.devices import check_devices, join_processes
 from experiments.files import write_arrays
 from experiments.loop import Stopped
 from experiments.planar import NUM_POINTS, is_planar, write_paths
@@ -47,6 +48,7 @@ def main() -> int:
     config = parse(sys.argv[1:])
     try:
         config.check()
+        join_processes(config)
         run(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -86,12 +88,13 @@ def run(config: Settings | Reward) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
     folder = raise_reward(config, ROOT / Reward.experiment) if isinstance(config, Reward) else adapt(config)
-    finish(folder, started)
+    if gft.parallel.is_main():
+        finish(folder, started)
 
 
 def adapt(config: Settings) -> RunFolder:
     """Adapts the base to new data by every method and seed."""
-    config.check_devices(jax.local_device_count() if config.parallel == "pmap" else 1)
+    check_devices(config)
     data = config.data()
     root = ROOT / config.experiment
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
@@ -111,6 +114,8 @@ def adapt(config: Settings) -> RunFolder:
                 samples[name] = evaluate(params)[1]
                 final[name] = params
 
+    if not gft.parallel.is_main():
+        return folder
     num_kept = NUM_POINTS if planar else NUM_IMAGES
     write_arrays(folder.path / "samples.npz", {name: x[:num_kept] for name, x in samples.items()})
     if planar:

@@ -9,6 +9,7 @@ import gft_jax as gft
 from experiments.base_flow import base_of_run, samples_of_base
 from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
+from experiments.devices import runner_of
 from experiments.evaluator import (
     NOISE_SEED,
     Evaluate,
@@ -29,7 +30,6 @@ from gft_jax.parallel import Runner
 from gft_jax.types import Params
 
 REPLAY_SEED = 20_260_513
-_PARALLEL = {"single": gft.parallel.single_device, "pmap": gft.parallel.pmapped}
 
 
 class Workbench:
@@ -59,7 +59,7 @@ class Workbench:
         if name not in self._runners:
             method = self.method(name)
             tuner = gft.finetuner(method.objective, method.optimizer, method.cooling)
-            self._runners[name] = _PARALLEL[self.config.parallel](tuner)
+            self._runners[name] = runner_of(self.config, tuner)
         return self._runners[name]
 
     def prepare(
@@ -166,7 +166,8 @@ class Workbench:
             method=name,
             seed=seed,
             runner=self.runner(name),
-            stream=self.stream(name, seed, base_params),
+            # Every process pairs all rows, so that a run does not depend on how many there are.
+            stream=gft.pairing.share_of(self.stream(name, seed, base_params), gft.parallel.share()),
             num_steps=config.steps,
             chunk=config.eval_every,
             rate_flag="--learning-rate" if method.from_base else "--base-learning-rate",

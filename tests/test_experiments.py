@@ -336,7 +336,7 @@ def test_all_devices_under_pmap_give_the_same_run(inside, monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkeypatch, capsys):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
     out = inside / "undivided"
     assert call(monkeypatch, train, "digits", *TINY, "--parallel", "pmap", "--out", out) == 2
     assert (

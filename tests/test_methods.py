@@ -342,7 +342,7 @@ def test_a_run_without_path_kl_says_why(settings, reason, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("every", "devices"), [(8, 2), (3, 1), (1, 1)])
 def test_replayed_rows_that_do_not_fit_the_devices_are_refused_before_any_work(every, devices, monkeypatch):
-    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(Digits, "data", lambda self: pytest.fail("work has begun"))
     controls, rows = Controls(replay_every=every), 8 // devices
     for parallel in ("pmap", "single")[: 3 - devices]:

@@ -62,6 +62,10 @@ class Controls:
     """Weight of the fine-tuned parameters against the base's in interpolated."""
 
 
+OF_DEVICES = ("parallel", "fsdp", "distributed", "coordinator", "num_processes", "process_id")
+"""Settings of where a run is computed, which may change when it is continued: up to rounding it stays the same."""
+
+
 @dataclass(frozen=True)
 class RunSettings(ABC):
     """What every run can be told, whatever it fine-tunes for."""
@@ -95,6 +99,20 @@ class RunSettings(ABC):
     """Folder of the results; default a fresh numbered one under runs/."""
     resume: bool = False
     """Continue an interrupted run: the one in --out, or else the latest."""
+    parallel: Literal["single", "pmap", "sharded"] = "single"
+    """One device, or all devices of all processes, over which the rows of a batch are spread evenly: under pmap each
+    has a copy of the parameters, sharded can split these, too."""
+    fsdp: int = 1
+    """Devices over which each copy of parameters and optimiser state is split, with --parallel sharded; a divisor of
+    the number of devices."""
+    distributed: bool = False
+    """Join the other processes of the run, which SLURM, Open MPI, Kubernetes or Cloud TPU started."""
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 listens, where nothing in the environment says it; with the two flags below."""
+    num_processes: int | None = None
+    """Number of processes of the run."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -116,6 +134,19 @@ class RunSettings(ABC):
             require(0.0 < value < math.inf, name, value, "a finite number above 0")
         divides = self.steps % self.eval_every == 0
         require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
+        only = "at least 1" if self.parallel == "sharded" else "1, unless --parallel is sharded"
+        require(self.fsdp == 1 or (self.parallel == "sharded" and self.fsdp > 1), "fsdp", self.fsdp, only)
+
+    def check_devices(self, num_devices: int) -> None:
+        """Refuses settings whose batches cannot be spread over so many devices.
+
+        Raises:
+            ValueError: that says what was given and what is allowed.
+        """
+        if self.batch_size % num_devices:
+            raise ValueError(
+                f"--batch-size is {self.batch_size}; with {num_devices} devices it must be a multiple of {num_devices}"
+            )
 
     def check_memoryless(self) -> None:
         """Refuses a path without a memoryless process, for methods that need one.
@@ -146,8 +177,6 @@ class Settings(RunSettings):
     """Part of the steps by whose end the temperature is zero, in (0, 1]."""
     base_every: int = 1
     """Evaluate the frozen base on every k-th row of a batch; 1 is every row. Must divide the batch size."""
-    parallel: Literal["single", "pmap"] = "single"
-    """One device, or all local devices under pmap; the batch is spread evenly over them."""
     controls: Controls = field(default_factory=Controls)
     """Settings of the methods that gradual fine-tuning is compared with."""
 

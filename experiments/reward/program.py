@@ -8,6 +8,7 @@ import numpy as np
 import gft_jax as gft
 from experiments.base_flow import base_of_run
 from experiments.configs.reward import Reward as Settings
+from experiments.devices import check_devices, runner_of
 from experiments.files import write_arrays
 from experiments.loop import Loop, Stopped
 from experiments.methods import PATHS
@@ -37,6 +38,7 @@ def raise_reward(config: Settings, root: Path) -> RunFolder:
         config: settings, checked.
         root: where run folders and bases are.
     """
+    check_devices(config)
     runs = config.runs()
     facts = {"methods": list(runs), "seeds": list(config.seeds), **config.facts()}
     folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
@@ -68,7 +70,8 @@ def raise_reward(config: Settings, root: Path) -> RunFolder:
                 continue
             if seed == config.seeds[0]:
                 samples[name] = evaluate(params)[1]
-    write_arrays(folder.path / "samples.npz", {name: x[:NUM_KEPT] for name, x in samples.items()})
+    if gft.parallel.is_main():
+        write_arrays(folder.path / "samples.npz", {name: x[:NUM_KEPT] for name, x in samples.items()})
     return folder
 
 
@@ -113,7 +116,8 @@ class Bench:
     def stream(self, seed: int) -> Batches:
         """Batches of noise; those of a seed are the same for every method and strength."""
         source = gft.pairing.standard_normal(self.problem.data.shape[1:])
-        return gft.pairing.source_batches(source, batch_size=self.config.batch_size, seed=seed)
+        share = gft.parallel.share()
+        return gft.pairing.source_batches(source, batch_size=self.config.batch_size, seed=seed, share=share)
 
     def runner(self, name: str) -> Runner:
         """The step of a method."""
@@ -122,7 +126,7 @@ class Bench:
                 parse_method(name), self.config, self.drift, self.path, self.problem.reward
             )
             tuner = gft.finetuner(objective, optimizer_of(self.config))
-            self._runners[name] = gft.parallel.single_device(tuner)
+            self._runners[name] = runner_of(self.config, tuner)
         return self._runners[name]
 
     def loop(self, folder: RunFolder, run: str, seed: int, stream: Batches) -> Loop:

@@ -10,10 +10,10 @@ again, also of a study that has not finished.
 import sys
 from pathlib import Path
 
-import jax
 import tyro
 from tqdm import tqdm
 
+from experiments.devices import check_devices
 from experiments.files import remove_folder
 from experiments.loop import Stopped
 from experiments.run_folder import open_run
@@ -36,7 +36,7 @@ def run_study(study: Study) -> None:
     planned = groups(study)
     for group in planned:
         group.config.check()
-        group.config.check_devices(jax.local_device_count() if group.config.parallel == "pmap" else 1)
+        check_devices(group.config)
     runs = sum(len(group.config.methods) * len(group.config.seeds) for group in planned)
     with tqdm(total=runs, desc="study", unit="run", smoothing=0.1) as bar:
         for group in planned:

@@ -1,13 +1,44 @@
 """Which rows a step sees, and the keys of its rows: pure functions of (seed, step)."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from gft_jax.pairing.checks import check_integer
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
+
+
+class Share(NamedTuple):
+    """One of ``num_parts`` equal parts, one after another, of the rows of every batch: what a process reads."""
+
+    part: int = 0
+    """Which one, from 0."""
+    num_parts: int = 1
+    """How many there are."""
+
+    def rows(self, batch_size: int) -> slice:
+        """Its rows among those of the whole batch.
+
+        Raises:
+            ValueError: for a part that there is not, or rows that do not divide evenly.
+        """
+        check_integer("num_parts of a share", self.num_parts, 1)
+        check_integer("part of a share", self.part, 0)
+        if self.part >= self.num_parts:
+            raise ValueError(f"parts of a share count from 0 to {self.num_parts - 1}, got {self.part}")
+        size, rest = divmod(batch_size, self.num_parts)
+        if rest:
+            raise ValueError(
+                f"a batch of {batch_size} rows does not divide into {self.num_parts} shares: use a multiple of "
+                f"{self.num_parts}"
+            )
+        return slice(self.part * size, (self.part + 1) * size)
+
+
+WHOLE = Share()
 
 
 def row_order(num_rows: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "batch_size"]:

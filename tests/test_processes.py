@@ -1,0 +1,71 @@
+"""Two processes take the run of one, and a start that fails says why. Each runs in a process of its own."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from programs import together
+
+import gft_jax as gft
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_take_the_run_of_one_with_four():
+    """Local plans are those of `per_shard`, whole ones those of one stream: losses agree to 1e-5, states to 1e-4."""
+    port = free_port()
+    two = together([["processes_program.py", 2, process, 2, port] for process in (0, 1)], 2)
+    [one] = together([["processes_program.py", 4, 0, 1, 0]], 4)
+    assert [printed["main"] for printed in two] == ["True", "False"]
+    for form in ("pmap", "sharded", "whole_plan"):
+        for printed in two:
+            for value, tolerance in (("losses", 1e-5), ("state", 1e-4)):
+                ours, theirs = (json.loads(each[f"{form}.{value}"]) for each in (printed, one))
+                np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+            assert printed[f"{form}.global"] == printed[f"{form}.layout"] == "True"
+            assert float(printed[f"{form}.again"]) == 0.0
+    # Power: another plan is another run.
+    plans = [np.array(json.loads(one[f"{form}.losses"])) for form in ("sharded", "whole_plan")]
+    assert np.abs(plans[0] / plans[1] - 1).max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("alone", "TimeoutError process 0 has waited 4 s in vain for the others, 2 of them at 127.0.0.1:"),
+        ("no-coordinator", "TimeoutError process 1 has waited 4 s in vain"),
+        ("port-in-use", "OSError process 0 cannot listen at 127.0.0.1:"),
+        ("no-environment", "ValueError the environment names no other processes"),
+    ],
+)
+def test_a_start_that_fails_says_why_and_in_time(case, message):
+    [printed] = together([["start_program.py", case]], 1)
+    assert printed["error"].startswith(message)
+    assert float(printed["seconds"]) < 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("node0:1234",), "num_processes and process_id missing: give coordinator, num_processes and"),
+        ((None, 2, 0), "coordinator missing"),
+        (("node0", 2, 0), "coordinator is HOST:PORT, such as node0:12345, got 'node0'"),
+        (("node0:123456", 2, 0), "coordinator is HOST:PORT"),
+        (("node0:1234", 0, 0), "num_processes must be >= 1, got 0"),
+        (("node0:1234", 2, 2), "process_id counts from 0 to 1 with num_processes=2, got 2"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gft.parallel.start(*arguments)
+
+
+def test_a_process_alone_is_the_main_one_and_has_all_rows():
+    assert gft.parallel.is_main()
+    assert gft.parallel.share() == gft.pairing.Share(0, 1)
