@@ -306,10 +306,11 @@ class Checkpoints:
         agreed(self._set_aside_incomplete)
         self._unreadable.clear()
         self._empty_trash()
+        best = self._best
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             # Not a rule of its own: without it Orbax does not write the metrics.
-            best_fn=None if self._best is None else lambda metrics: metrics[self._best.metric],
+            best_fn=None if best is None else lambda metrics: metrics[best.metric],
             todelete_subdir=_TRASH,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
