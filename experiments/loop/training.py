@@ -20,7 +20,7 @@ from experiments.run_folder import RunFolder
 from gft_jax.checkpoints import Best, Checkpoints
 from gft_jax.cooling import effective_target_weight, target_weight
 from gft_jax.finetuning import StepInfo, TrainState
-from gft_jax.loading import params_folder
+from gft_jax.loading import CheckpointName, params_folder
 from gft_jax.metrics import NotFinite
 from gft_jax.pairing import Batches, ahead
 from gft_jax.parallel import Runner
@@ -184,7 +184,7 @@ class Loop(NamedTuple):
     def _name(self) -> str:
         return f"{self.method} (seed {self.seed})"
 
-    def _params_folder(self, averaged: bool = False, checkpoint: str = "final") -> Path:
+    def _params_folder(self, averaged: bool = False, checkpoint: CheckpointName = "final") -> Path:
         return params_folder(self.run.path, self.method, self.seed, averaged, checkpoint)
 
     def _checkpoint_every(self) -> int:
