@@ -179,6 +179,7 @@ class Workbench:
             best=Best("w2"),
             checkpoint_every=config.checkpoint_every,
             keep_every=config.keep_every,
+            log_every=config.log_every,
             skips=config.skip_non_finite,
             profile=config.profile if is_first else None,
         )

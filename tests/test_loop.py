@@ -150,6 +150,16 @@ def test_the_best_checkpoint_is_kept_and_its_parameters_beside_the_final_ones(un
     assert [row["best_step"] for row in rows_of(folder, "best")] == [best]
 
 
+def test_rows_of_single_steps_have_the_mean_of_those_of_a_chunk(tmp_path, uninterrupted):
+    train(make(tmp_path, log_every=1))
+    folder, _ = uninterrupted
+    rows, chunks = rows_of(tmp_path, "train"), rows_of(folder, "train")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for key in ("loss", "grad_norm", "target_weight"):
+        means = np.array([row[key] for row in rows]).reshape(-1, CHUNK).mean(axis=1)
+        np.testing.assert_allclose(means, [row[key] for row in chunks], rtol=1e-6)
+
+
 def test_every_nth_checkpoint_is_kept(tmp_path):
     train(make(tmp_path, best=None, checkpoint_every=CHUNK, keep_every=8))
     there = sorted(int(path.name) for path in (tmp_path / "checkpoints" / "plain-seed0").iterdir())

@@ -104,6 +104,8 @@ class RunSettings(ABC):
     """Steps between two evaluations of the raw parameters on held-out data."""
     sampling_steps: int = 100
     """Euler steps of the evaluations."""
+    log_every: int | None = None
+    """Steps whose means are one row of the log, a divisor of eval_every, which is the default."""
     out: Path | None = None
     """Folder of the results; default a fresh numbered one under runs/."""
     resume: bool = False
@@ -144,6 +146,9 @@ class RunSettings(ABC):
             require(0.0 < value < math.inf, name, value, "a finite number above 0")
         divides = self.steps % self.eval_every == 0
         require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
+        every = self.eval_every if self.log_every is None else self.log_every
+        divides = every >= 1 and self.eval_every % every == 0
+        require(divides, "log_every", self.log_every, f"a divisor of eval_every={self.eval_every}")
         self._check_session()
 
     def _check_session(self) -> None:

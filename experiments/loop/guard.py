@@ -49,12 +49,6 @@ def not_finite(infos: StepInfo) -> np.ndarray:
     return np.flatnonzero(~np.asarray(infos.is_finite))
 
 
-def finite_part(infos: StepInfo) -> StepInfo | None:
-    """The finite steps of a chunk; None if there are none."""
-    is_finite = np.asarray(infos.is_finite)
-    return jax.tree.map(lambda values: values[is_finite], infos) if is_finite.any() else None
-
-
 def describe(infos: StepInfo, step: int, index: int, where: str = "") -> NonFinite:
     """The step of an index of a chunk that begins at ``step``."""
     number = step + index + 1

@@ -1,6 +1,6 @@
 """The loop itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from experiments.loop.guard import Stopped
 from experiments.loop.kept import found, keep
 from experiments.loop.preemption import Preempted
 from experiments.loop.profiling import Trace
+from experiments.loop.rows import Diagnose, train_rows
 from experiments.run_folder import RunFolder
 from gft_jax.checkpoints import Best, Checkpoints
-from gft_jax.cooling import effective_target_weight, target_weight
 from gft_jax.finetuning import StepInfo, TrainState
 from gft_jax.loading import CheckpointName, params_folder
 from gft_jax.metrics import NotFinite
@@ -51,7 +51,7 @@ class Loop(NamedTuple):
     """Whether to draw a progress bar."""
     check: Callable[[StepInfo, int, str, str], None] | None = None
     """Stops a run that cannot go on for a reason of its own, by `Stopped`; called after each chunk."""
-    diagnose: Callable[[Mapping[str, Any]], dict[str, float]] = lambda stats: {}
+    diagnose: Diagnose = lambda stats: {}
     """Diagnostics of the objective by name, each ``[steps]`` of a chunk -> what is logged of them."""
     diagnoses_coupling: bool = False
     """Whether diagnostics of the pairing are logged, at the first step and with each checkpoint."""
@@ -63,6 +63,8 @@ class Loop(NamedTuple):
     """Steps between two checkpoints, a multiple of ``chunk``; None: at most ten chunks, and so that there are four."""
     keep_every: int | None = None
     """Checkpoints of multiples of this step are kept; None: of the others the newest two alone."""
+    log_every: int | None = None
+    """Steps of one row of the log, a divisor of ``chunk``; None: those of a chunk."""
     skips: int = 0
     """Batches whose loss or gradient is not finite that may be left out in the run."""
     profile: tuple[int, int] | None = None
@@ -91,7 +93,9 @@ class Loop(NamedTuple):
         name = self._name()
         state = self.runner.init(jax.random.key(self.seed), base_params, params)
         final, averaged = (self._params_folder(averaged=which) for which in (False, True))
-        finished = [found(folder, state.params) for folder in (final, averaged)]
+        # On one device, as those that are trained now are returned.
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        finished = [found(final, shapes.params), found(averaged, shapes.averaged_params)]
         if None not in finished:
             print(f"{name}: finished before")
             return finished[0]
@@ -142,7 +146,7 @@ class Loop(NamedTuple):
                 written = trace.end(step)
                 if written is not None:
                     tqdm.write(f"{name}: trace up to step {step} in {written}")
-                self.run.log([self._train_row(step, infos)])
+                self.run.log(self.train_rows(infos, step))
                 with clock.timing("evaluation"):
                     try:
                         scores = score(state, step)
@@ -281,23 +285,7 @@ class Loop(NamedTuple):
     def _row(self, kind: str, **values: Any) -> dict[str, Any]:
         return {"kind": kind, "method": self.method, "seed": self.seed, **values}
 
-    def _train_row(self, step: int, infos: StepInfo) -> dict[str, Any]:
-        """What is logged of a chunk: means over its finite steps."""
-        finite = guard.finite_part(infos)
-        values: dict[str, float | None] = dict.fromkeys(("loss", "effective_target_weight", "grad_norm"))
-        if finite is not None:
-            squared, along = (
-                np.mean(finite.stats.get(name, 0.0))
-                for name in ("displacement_squared", "displacement_along_target")
-            )
-            reached = float(effective_target_weight(squared, along))
-            values |= {"loss": float(finite.loss.mean()), "grad_norm": float(finite.grad_norm.mean())}
-            values |= {"effective_target_weight": reached if squared > 0 else None}
-            values |= self.diagnose(finite.stats)
-        return self._row(
-            "train",
-            step=step,
-            temperature=float(infos.temperature[-1]),
-            target_weight=float(np.mean(target_weight(infos.temperature))),
-            **values,
-        )
+    def train_rows(self, infos: StepInfo, step: int) -> list[dict[str, Any]]:
+        """What is logged of a chunk that ends at a step."""
+        every = len(infos.loss) if self.log_every is None else self.log_every
+        return [self._row("train", **row) for row in train_rows(infos, step, every, self.diagnose)]

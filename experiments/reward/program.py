@@ -144,6 +144,7 @@ class Bench:
             diagnose=means,
             checkpoint_every=self.config.checkpoint_every,
             keep_every=self.config.keep_every,
+            log_every=self.config.log_every,
             skips=self.config.skip_non_finite,
             profile=self.config.profile if is_first else None,
         )
