@@ -3,9 +3,12 @@
 import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from experiments.files import read_json
 
 LogName = Literal["tensorboard", "wandb"]
 
@@ -107,6 +110,7 @@ class _WeightsAndBiases:
 
     def __init__(self, run: Path):
         self._run = run
+        self._started = re.sub(r"\W", "", read_json(run / "config.json")["started"])
         self._runs: dict[tuple[str, int], Any] = {}
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -130,7 +134,8 @@ class _WeightsAndBiases:
             project="gft_jax",
             group=group,
             name=name,
-            id=f"{group}-{name}",
+            # Folders of other places have the same names.
+            id=f"{group}-{name}-{self._started}",
             resume="allow",
             reinit="create_new",
             dir=str(self._run),

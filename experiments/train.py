@@ -4,6 +4,7 @@ python -m experiments.train digits --help
 """
 
 import difflib
+import logging
 import sys
 import time
 from pathlib import Path
@@ -49,6 +50,8 @@ def main() -> int:
         print(f"error: unknown experiment {name!r}. {hint}There are: {', '.join(names)}", file=sys.stderr)
         return 2
     config = parse(sys.argv[1:])
+    # Orbax would print pages of tracebacks of an error that is raised besides, and told below.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         config.check()
         with preemption.watching():

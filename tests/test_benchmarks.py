@@ -10,7 +10,7 @@ import pytest
 from flax import linen
 
 import gft_jax as gft
-from experiments.benchmarks import distances, handwritten, library, sampling, table
+from experiments.benchmarks import distances, handwritten, library, overheads, sampling, table
 from experiments.benchmarks.__main__ import benchmark
 from experiments.benchmarks.interleaved import Comparison, Entrant, compare, seconds_per_step
 from experiments.plain_mlp import PlainMLP, selu_by_tanh
@@ -198,6 +198,23 @@ def test_the_table_of_distances(monkeypatch, tmp_path):
     lines = (tmp_path / "distances.md").read_text().splitlines()
     assert "| sliced W2 | 2.0 | 500 | 300 | 32 of 1000 directions |" in lines
     assert lines[3].count("|") == lines[2].count("|") == lines[4].count("|")
+
+
+@pytest.mark.slow
+def test_overheads_are_those_of_the_training_loop(monkeypatch):
+    saved, logged = [], []
+    save, log = overheads.Checkpoints.save, overheads.RunFolder.log
+    monkeypatch.setattr(
+        overheads.Checkpoints, "save", lambda self, step, *args: saved.append(step) or save(self, step, *args)
+    )
+    monkeypatch.setattr(
+        overheads.RunFolder, "log", lambda self, rows: logged.append(len(rows)) or log(self, rows)
+    )
+    monkeypatch.setattr(overheads, "CHUNK", 4)
+    outcomes = overheads.measure((256,), 1)
+    assert [outcome.comparison.at_most for outcome in outcomes] == [1.03, 1.03, 1.05, 1.02]
+    assert saved == [0, 1, 2]  # two to warm up
+    assert sorted(logged) == [1, 1, 1, 4, 4, 4]
 
 
 def test_sampling_beside_torch(monkeypatch):

@@ -340,6 +340,15 @@ def test_a_log_that_is_not_installed_is_refused_with_the_command(monkeypatch):
         check_installed(("tensorboard",))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_log_for_which_there_is_no_room_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(
+        OSError, match=r"the log .*metrics.jsonl cannot be written \(.*No space left.*--resume"
+    ):
+        RunFolder(tmp_path).log([{"kind": "train"}])  # no more than that: to read it would have no end
+
+
 TWICE = """
 import sys, time
 from experiments.loop import preemption
