@@ -21,9 +21,9 @@ from experiments.files import write_atomically
 from experiments.soak.comparison import row_errors, rows_of, state_distance
 from experiments.soak.sessions import Failed, finish, fresh_lines, interrupt, plan
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-5
 """Of a run whose sums were taken over different numbers of devices, relative to the largest entry of a leaf."""
-ROW_TOLERANCE = 1e-2
+ROW_TOLERANCE = 1e-4
 """Of the numbers that were logged of it."""
 CHUNK = 4
 ROWS_BEFORE = 2
