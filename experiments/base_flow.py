@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import gft_jax as gft
 from experiments.configs.settings import RunSettings
-from experiments.loop import check_finite, found, keep
+from experiments.loop import Preempted, check_finite, found, keep, preemption
 from experiments.methods import TimedPath
 from experiments.run_folder import RunFolder
 from gft_jax.checkpoints import fingerprint
@@ -94,6 +94,8 @@ def pretrained_base(
     with tqdm(total=config.base_steps, desc="base flow", unit="step") as bar:
         for step in range(0, config.base_steps, CHUNK):
             count = min(CHUNK, config.base_steps - step)
+            if preemption.requested():
+                raise Preempted("while the base was pretrained, which begins again")
             state, infos = runner.step_many(state, None, stream.many(step, count))
             check_finite(infos, step, "the base flow", "start a run with a lower --base-learning-rate")
             bar.set_postfix(loss=f"{float(infos.loss.mean()):.2f}", refresh=False)

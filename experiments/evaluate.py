@@ -27,7 +27,7 @@ from experiments.report import write_report
 from experiments.sample import SOLVERS
 from experiments.train import EXPERIMENTS
 from gft_jax.evaluation import ReportCard
-from gft_jax.loading import Loaded, params_folder
+from gft_jax.loading import CheckpointName, Loaded, params_folder
 
 SolverName = Literal["euler", "midpoint", "heun", "tsit5"]
 ClassifierName = Literal["nearest-neighbours", "logistic"]
@@ -35,6 +35,7 @@ CLASSIFIERS = {
     "nearest-neighbours": KNeighborsClassifier(5),
     "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
 }
+PICKED = "of all checkpoints this one has the lowest W2 to the held-out data, so it flatters what is measured on them"
 OLD_DATA = "the old data are those that the base was trained on, not held-out ones"
 
 
@@ -51,6 +52,9 @@ class Evaluate:
     """One of the run's seeds; default its first."""
     averaged: bool = False
     """Judge the averaged parameters instead of the raw ones."""
+    checkpoint: CheckpointName = "final"
+    """Judge the raw parameters at the end of training, or those of the checkpoint of lowest W2. That one is picked with
+    hindsight, on the held-out data that the card judges by."""
     num_samples: int | None = None
     """Number of samples, at least 12; default as many as are held out."""
     solver: SolverName = "euler"
@@ -91,27 +95,38 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
     Raises:
         ValueError: if the run, its settings or the parameters cannot be read, or a number is out of range.
     """
-    if config.method == "base" and (config.averaged or config.seed is not None):
-        raise ValueError("--seed and --averaged are for fine-tuned methods; the base has neither")
-    first = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
+    is_best = config.checkpoint == "best"
+    if config.method == "base" and (config.averaged or is_best or config.seed is not None):
+        raise ValueError(
+            "--seed, --averaged and --checkpoint are for fine-tuned methods; the base has none of them"
+        )
+    first = _loaded(config, config.method)
     settings = recorded_settings(config.run)
     data = settings.data()
     names = settings.methods if config.method is None else (config.method,)
     for name in names:
-        loaded = gft.load(config.run, name, config.seed, averaged=config.averaged)
+        loaded = _loaded(config, name)
         # One drift for all methods: what was compiled for the first serves the others.
         card = judge(config, settings, data, loaded._replace(drift=first.drift))
         seed = None if name == "base" else settings.seeds[0] if config.seed is None else config.seed
-        folder = config.run / "cards" / params_folder(config.run, name, seed, config.averaged).name
+        kept = params_folder(config.run, name, seed, config.averaged, config.checkpoint)
+        folder = config.run / "cards" / kept.name
         facts = {
             "method": name,
             "seed": seed,
             "averaged": config.averaged,
+            "checkpoint": config.checkpoint,
             "noise_seed": config.noise_seed,
             "classifier": config.classifier,
         }
+        if is_best:
+            card = card._replace(notes=(*card.notes, PICKED))
         write_card(folder, card, facts, card_figure(card))
         yield folder, card
+
+
+def _loaded(config: Evaluate, method: str | None) -> Loaded:
+    return gft.load(config.run, method, config.seed, averaged=config.averaged, checkpoint=config.checkpoint)
 
 
 def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:

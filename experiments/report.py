@@ -41,6 +41,7 @@ from experiments.summary import (
 from experiments.summary_text import write_summary
 from experiments.terminal.doubts import doubts
 from experiments.terminal.figures import TERMINAL_COLUMNS, end_law
+from experiments.time_section import left_out, time_section
 
 
 def write_report(folder: str | Path) -> Path:
@@ -69,7 +70,7 @@ def write_report(folder: str | Path) -> Path:
     images = {name: (folder / name).read_bytes() for name in shown}
     absent = absences(config, rows, table, methods, samples) + absent
     page = folder / "report.html"
-    sections = coupling_section(config, rows) + card_section(read_cards(folder))
+    sections = coupling_section(config, rows) + card_section(read_cards(folder)) + time_section(rows, methods)
     write_atomically(page, render(config, table, methods, images, absent, sections, columns))
     return page
 
@@ -169,6 +170,7 @@ def absences(
     """What the run should hold and does not, and what did not stay finite, a sentence each."""
     absent = [text for row in table if row.method in methods for text in _absences_of(config, rows, row)]
     absent += [f"No path KL: {row['reason']}" for row in rows if row["kind"] == "no path KL"]
+    absent += left_out(rows)
     absent += doubts(config, rows, methods)
     absent += unconverged(rows)
     present = {row.method for row in table}

@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,23 +14,48 @@ from typing import Any
 
 import jax
 
-from experiments.configs.settings import OF_DEVICES, RunSettings
+from experiments.configs.settings import OF_A_SESSION, RunSettings
 from experiments.files import read_json, write_atomically
+from experiments.log_sinks import Sink, sinks_of
+from gft_jax.checkpoints import agreed
 
 
 class RunFolder:
-    """A folder ``RUN`` with config.json, metrics.jsonl, checkpoints and results."""
+    """A folder ``RUN`` with config.json, metrics.jsonl, checkpoints and results.
 
-    def __init__(self, path: Path):
+    Of several processes the first alone writes to it.
+
+    Args:
+        path: the folder.
+        sinks: where rows of the log also go.
+    """
+
+    def __init__(self, path: Path, sinks: Sequence[Sink] = ()):
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.is_writer = jax.process_index() == 0
+        self._sinks = sinks if self.is_writer else ()
 
     def log(self, rows: list[dict[str, Any]]) -> None:
-        """Appends rows to the log and waits until they are on disk."""
-        with self.metrics.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+        """Appends rows to the log and waits until they are on disk.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
+        if not self.is_writer or not rows:
+            return
+        try:
+            with self.metrics.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # which names no file
+            raise OSError(
+                f"the log {self.metrics} cannot be written ({error}); make room there and continue with --resume"
+            ) from error
+        for sink in self._sinks:
+            for row in rows:
+                sink.log(row)
 
     def log_once(self, row: dict[str, Any]) -> None:
         """Appends a row unless the log has one of the same kind, method, seed and step."""
@@ -44,16 +69,20 @@ class RunFolder:
 
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Adds entries to config.json, or replaces those of these names."""
+        if not self.is_writer:
+            return
         path = self.path / "config.json"
         write_atomically(path, json.dumps(read_json(path) | dict(facts), indent=2) + "\n")
 
     def mend(self) -> None:
         """Drops a last row that a kill cut short."""
-        if self.metrics.exists():
+        if self.is_writer and self.metrics.exists():
             write_atomically(self.metrics, "".join(line + "\n" for line in self._lines()))
 
     def rewind(self, method: str, seed: int, step: int) -> None:
         """Drops what was logged of a method beyond a step, or cut short by a kill, so that nothing is logged twice."""
+        if not self.is_writer:
+            return
         kept = []
         for line in self._lines():
             row = json.loads(line)
@@ -61,6 +90,13 @@ class RunFolder:
             if not (of_method and row.get("step", step + 1) > step):
                 kept.append(line)
         write_atomically(self.metrics, "".join(line + "\n" for line in kept))
+        for sink in self._sinks:
+            sink.rewind(method, seed, step)
+
+    def close(self) -> None:
+        """Hands over to the sinks what they have not written yet."""
+        for sink in self._sinks:
+            sink.close()
 
     def _lines(self) -> list[str]:
         """The rows of the log, without one cut short by a kill."""
@@ -73,7 +109,8 @@ def open_run(
 ) -> RunFolder:
     """A fresh folder, or with ``--resume`` the one that is continued.
 
-    Says what is not as it was when a continued run began: packages or hardware.
+    Says what is not as it was when a continued run began: packages or hardware. Of several processes the first alone
+    looks and writes, so that they come to the same folder.
 
     Args:
         config: settings of the run.
@@ -84,15 +121,19 @@ def open_run(
     Raises:
         ValueError: if the folder holds another run (naming the fields that differ), or there is nothing to resume.
     """
+    path = Path(agreed(lambda: str(_opened(config, root, facts, program))))
+    return RunFolder(path, sinks_of(config.log, path))
+
+
+def _opened(config: RunSettings, root: Path, facts: dict[str, Any], program: str) -> Path:
     path = config.out or (_latest(root) if config.resume else None)
     if path is None:
         path = _fresh(root)
     elif (path / "config.json").exists():
         _check_same_run(path, config)
         _say_what_differs(path)
-        run = RunFolder(path)
-        run.mend()
-        return run
+        RunFolder(path).mend()
+        return path
     elif config.resume:
         raise ValueError(
             f"nothing to resume: {path} holds no config.json; leave --resume out to start a run there"
@@ -105,7 +146,7 @@ def open_run(
     content = {"experiment": config.experiment, **_provenance(program), **facts, "config": _settings(config)}
     text = json.dumps(content, indent=2)
     write_atomically(path / "config.json", text + "\n")
-    return RunFolder(path)
+    return path
 
 
 def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -113,8 +154,7 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _settings(config: RunSettings) -> dict[str, Any]:
-    of_a_session = ("out", "resume", *OF_DEVICES)
-    settings = {name: value for name, value in asdict(config).items() if name not in of_a_session}
+    settings = {name: value for name, value in asdict(config).items() if name not in OF_A_SESSION}
     return json.loads(json.dumps(settings))
 
 

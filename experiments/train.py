@@ -4,6 +4,7 @@ python -m experiments.train digits --help
 """
 
 import difflib
+import logging
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
 from experiments.devices import check_devices, join_processes
 from experiments.files import write_arrays
-from experiments.loop import Stopped
+from experiments.loop import Preempted, Stopped, preemption
 from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.report import table_of, write_report
 from experiments.reward.program import raise_reward
@@ -37,7 +38,11 @@ NUM_IMAGES = 64
 
 
 def main() -> int:
-    """Runs the experiment named on the command line; returns the exit status."""
+    """Runs the experiment named on the command line; returns the exit status.
+
+    0: done; 1: stopped, since it cannot go on so; 2: bad settings, or files that cannot be read or written; 75: ended
+    by a SIGTERM, and 130 by an interrupt: the same command with --resume continues.
+    """
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     names = [*EXPERIMENTS, Reward.experiment]
     if name and not name.startswith("-") and name not in names:
@@ -46,10 +51,13 @@ def main() -> int:
         print(f"error: unknown experiment {name!r}. {hint}There are: {', '.join(names)}", file=sys.stderr)
         return 2
     config = parse(sys.argv[1:])
+    # Orbax would print pages of tracebacks of an error that is raised besides, and told below.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         config.check()
         join_processes(config)
-        run(config)
+        with preemption.watching():
+            run(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,6 +67,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    except Preempted as error:
+        print(f"stopped by SIGTERM: {error}; the same command with --resume continues", file=sys.stderr)
+        return preemption.EXIT_STATUS
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
         return 130
@@ -125,6 +136,9 @@ def adapt(config: Settings) -> RunFolder:
 
 def finish(run: RunFolder, started: float) -> None:
     """Notes the time taken, writes the report and prints the table."""
+    run.close()
+    if not run.is_writer:
+        return
     run.add_session(round(time.perf_counter() - started, 1))
     report = write_report(run.path)
     print(render_text(*table_of(run.path)))

@@ -23,6 +23,7 @@ from experiments.methods import METHODS, PATHS, Method, coupling_of
 from experiments.planar import is_planar, snapshot_keeper
 from experiments.run_folder import RunFolder
 from experiments.semi_discrete import potentials_of_run
+from gft_jax.checkpoints import Best
 from gft_jax.couplings import Coupling, SemidiscretePotentials
 from gft_jax.loading import init_params
 from gft_jax.pairing import Batches
@@ -161,6 +162,7 @@ class Workbench:
     def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
         """The training loop of a method and seed."""
         config, method = self.config, self.method(name)
+        is_first = (name, seed) == (config.methods[0], config.seeds[0])
         return Loop(
             run=folder,
             method=name,
@@ -174,4 +176,11 @@ class Workbench:
             evaluated=method.evaluated,
             # The pairs are the same for all methods, but for those that replay.
             diagnoses_coupling=config.coupling != "independent" and name == config.methods[0],
+            objective=method.objective,
+            best=Best("w2"),
+            checkpoint_every=config.checkpoint_every,
+            keep_every=config.keep_every,
+            log_every=config.log_every,
+            skips=config.skip_non_finite,
+            profile=config.profile if is_first else None,
         )

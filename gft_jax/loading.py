@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from gft_jax.drifts import from_linen
 from gft_jax.types import Drift, Params
 
 MODEL_FILE = "model.json"
+
+CheckpointName = Literal["final", "best"]
 
 
 class Loaded(NamedTuple):
@@ -57,15 +59,40 @@ def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shap
 
 
 def params_folder(
-    run: str | os.PathLike[str], method: str, seed: int | None = None, averaged: bool = False
+    run: str | os.PathLike[str],
+    method: str,
+    seed: int | None = None,
+    averaged: bool = False,
+    checkpoint: CheckpointName = "final",
 ) -> Path:
-    """Where a run keeps the final parameters of a method; of the base, which has no seed, in RUN/params/base."""
+    """Where a run keeps parameters of a method; of the base, which has no seed, in RUN/params/base.
+
+    Args:
+        run: folder of the run.
+        method: its name.
+        seed: None of the base.
+        averaged: whether the averaged ones are meant.
+        checkpoint: those at the end, or of the best of the checkpoints, which was chosen by the raw parameters.
+
+    Raises:
+        ValueError: for the averaged parameters of the best checkpoint.
+    """
+    if averaged and checkpoint == "best":
+        raise ValueError(
+            "the best checkpoint was chosen by its raw parameters: ask for it, or for averaged ones, not for both"
+        )
     name = method if seed is None else f"{method}-seed{seed}"
-    return Path(run).absolute() / "params" / (name + ("-averaged" if averaged else ""))
+    suffix = "-averaged" if averaged else "-best" if checkpoint == "best" else ""
+    return Path(run).absolute() / "params" / (name + suffix)
 
 
 def load(
-    run: str | os.PathLike[str], method: str | None = None, seed: int | None = None, *, averaged: bool = False
+    run: str | os.PathLike[str],
+    method: str | None = None,
+    seed: int | None = None,
+    *,
+    averaged: bool = False,
+    checkpoint: CheckpointName = "final",
 ) -> Loaded:
     """Drift and parameters of a finished run.
 
@@ -74,9 +101,12 @@ def load(
         method: one of the run's methods, or "base"; default the first of its configuration.
         seed: one of the run's seeds; default the first.
         averaged: whether to load the averaged parameters instead of the raw ones.
+        checkpoint: the raw parameters at the end, or those of the best checkpoint of the run. It is picked with
+            hindsight, by the very samples that score it, so what it scores on them is flattered.
 
     Raises:
-        ValueError: if there is no such run, method or seed, or it has not finished; says what there is.
+        ValueError: if there is no such run, method or seed, or it has not finished; says what there is. For averaged
+            parameters of the best checkpoint.
     """
     run = Path(run)
     for file in (MODEL_FILE, "config.json"):
@@ -88,7 +118,7 @@ def load(
     if name == "base":
         folder = params_folder(run, name)
     else:
-        folder = params_folder(run, name, config["seeds"][0] if seed is None else seed, averaged)
+        folder = params_folder(run, name, config["seeds"][0] if seed is None else seed, averaged, checkpoint)
     if not has_params(folder):
         there = sorted(path.name for path in (run / "params").glob("[!.]*") if has_params(path))
         raise ValueError(

@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     distances,
     handwritten,
     library,
+    overheads,
     pairing,
     prefetching,
     sampling,
@@ -257,6 +258,23 @@ def test_pairings_are_timed_beside_what_they_achieve(monkeypatch, tmp_path):
     for widths in ((), (1,), (8193,)):
         with pytest.raises(ValueError, match="numbers of rows from 2 to 8192"):
             benchmark("pairing", widths=widths, out=tmp_path)
+
+
+@pytest.mark.slow
+def test_overheads_are_those_of_the_training_loop(monkeypatch):
+    saved, logged = [], []
+    save, log = overheads.Checkpoints.save, overheads.RunFolder.log
+    monkeypatch.setattr(
+        overheads.Checkpoints, "save", lambda self, step, *args: saved.append(step) or save(self, step, *args)
+    )
+    monkeypatch.setattr(
+        overheads.RunFolder, "log", lambda self, rows: logged.append(len(rows)) or log(self, rows)
+    )
+    monkeypatch.setattr(overheads, "CHUNK", 4)
+    outcomes = overheads.measure((256,), 1)
+    assert [outcome.comparison.at_most for outcome in outcomes] == [1.03, 1.03, 1.05, 1.02]
+    assert saved == [0, 1, 2]  # two to warm up
+    assert sorted(logged) == [1, 1, 1, 4, 4, 4]
 
 
 def test_sampling_beside_torch(monkeypatch):

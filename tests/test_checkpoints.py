@@ -75,7 +75,7 @@ def test_a_state_comes_back_bit_for_bit_with_its_metadata(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     states = {step: everything(step) for step in (0, 3, 10)}
     metadata = {"config": {"lr": 1e-3, "layers": [1, 2]}, "fingerprint": "abc"}
-    with Checkpoints("run/checkpoints", max_to_keep=2) as checkpoints:
+    with Checkpoints("run/checkpoints", keep_latest=2) as checkpoints:
         assert checkpoints.latest_step() is None
         assert not pathlib.Path("run").exists()
         for step, state in states.items():
@@ -123,8 +123,8 @@ def test_a_step_is_written_once_and_steps_increase(tmp_path):
                 checkpoints.save(step, {"x": jnp.ones(3)})
         restored, _ = checkpoints.restore({"x": jnp.ones(3)})
         np.testing.assert_array_equal(restored["x"], np.zeros(3))
-    with pytest.raises(ValueError, match=r"max_to_keep must be >= 1, .* got 0"):
-        Checkpoints(tmp_path, max_to_keep=0)
+    with pytest.raises(ValueError, match=r"keep_latest must be >= 1, .* got 0"):
+        Checkpoints(tmp_path, keep_latest=0)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_parameters_are_written_once(saved, tmp_path):
 
 
 def test_steps_without_their_commit_mark_are_passed_over(tmp_path):
-    with Checkpoints(tmp_path, max_to_keep=None) as checkpoints:
+    with Checkpoints(tmp_path, keep_latest=None) as checkpoints:
         for step in range(1, 6):
             checkpoints.save(step, {"x": jnp.full(3, float(step))})
     # What a kill in the middle of a deletion, or of a save, leaves
@@ -213,7 +213,7 @@ def test_steps_without_their_commit_mark_are_passed_over(tmp_path):
     with ocp.CheckpointManager(tmp_path) as plain:
         assert plain.latest_step() == 5  # which is why the marks are looked for
     like = {"x": jnp.zeros(3)}
-    with Checkpoints(tmp_path, max_to_keep=2) as checkpoints:
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
         assert checkpoints.latest_step() == 2
         assert checkpoints.skipped == (3, 4, 5)
         restored, _ = checkpoints.restore(like)

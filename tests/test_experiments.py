@@ -103,6 +103,19 @@ def test_a_finished_run_is_loaded_and_sampled(inside, monkeypatch):
     noise = jax.random.normal(jax.random.key(0), (5, 8, 8))
     expected = gft.sampling.sample_ode(plain.drift, plain.params, noise, num_steps=3).x
     np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-6)
+    # The best of its checkpoints, which are all of its evaluations but the first
+    steps = {
+        row["step"]: row["w2"]
+        for row in rows_of(inside / "001")
+        if row["kind"] == "evaluation" and row["step"] and row["method"] == "plain"
+    }
+    best = gft.load(inside / "001", "plain", checkpoint="best").params
+    score = workbench.evaluator(plain.drift, base.params, data, path, 3)
+    assert gft.metrics.w2(score(best)[1], data.held_out) == pytest.approx(min(steps.values()), rel=1e-5)
+    (row,) = (row for row in rows_of(inside / "001") if row["kind"] == "best" and row["method"] == "plain")
+    assert steps[row["best_step"]] == min(steps.values())
+    with pytest.raises(ValueError, match="ask for it, or for averaged ones"):
+        gft.load(inside / "001", "plain", averaged=True, checkpoint="best")
     averaged = gft.load(inside / "001", "plain", averaged=True).params
     assert not np.array_equal(averaged["last"]["kernel"], plain.params["last"]["kernel"])
 
@@ -143,7 +156,7 @@ def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, ca
 
         def log(run, method=method):
             rows = [row for row in rows_of(run) if row.get("method") == method and row["kind"] != "timing"]
-            return sorted(rows, key=lambda row: (row["kind"], row["step"]))
+            return sorted(rows, key=lambda row: (row["kind"], row.get("step", 0)))
 
         assert log(out) == log(inside / "001")
 
@@ -443,7 +456,7 @@ def test_a_finished_run_is_evaluated_and_its_report_shows_the_card(inside, monke
         (["001", "--num-samples", "385"], "num_samples is 385; with 384 held-out samples"),
         (["001", "--num-halves", "1"], "num_halves must be an integer >= 2, got 1"),
         (["001", "--nfe-steps", "0"], "num_steps must be an integer >= 1, got 0"),
-        (["001", "--method", "base", "--averaged"], "the base has neither"),
+        (["001", "--method", "base", "--averaged"], "the base has none of them"),
     ],
 )
 def test_evaluation_refuses_bad_input_and_leaves_no_card(inside, monkeypatch, capsys, arguments, message):
@@ -452,6 +465,26 @@ def test_evaluation_refuses_bad_input_and_leaves_no_card(inside, monkeypatch, ca
     assert call(monkeypatch, evaluate, inside / arguments[0], *arguments[1:]) == 2
     assert message in capsys.readouterr().err
     assert sorted(out.rglob("*")) == before
+
+
+def test_the_checkpoint_that_is_asked_for_is_judged(inside, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(inside / "001", run)
+    final = gft.load(run, "plain").params
+    other = jax.tree.map(lambda leaf: 2 * leaf, final)
+    shutil.rmtree(run / "params" / "plain-seed0-best")
+    gft.checkpoints.save_params(run / "params" / "plain-seed0-best", other)
+    judged = []
+
+    def judge(config, settings, data, loaded):
+        judged.append(loaded.params)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(evaluate, "judge", judge)
+    for flags in ((), ("--checkpoint", "final"), ("--checkpoint", "best")):
+        assert call(monkeypatch, evaluate, run, "--method", "plain", *flags) == 2
+    for params, expected in zip(judged, (final, final, other), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 @pytest.mark.parametrize("shift", ["unseen-classes", "rotation", "inversion"])

@@ -59,10 +59,11 @@ sys.exit(train.main())
 
 INSIDE_A_SAVE = """
 import os, signal, sys, threading
-from experiments import loop, train
-save, finish = loop.Checkpoints.save, loop.Checkpoints._write_checksums
+from experiments import train
+from gft_jax.checkpoints import Checkpoints
+save, finish = Checkpoints.save, Checkpoints._write_checksums
 def never_finished(self):
-    if self._saving == 120:
+    if self._saving[0] == 120:
         threading.Event().wait()
     finish(self)
 def killed(self, step, *args):
@@ -70,7 +71,7 @@ def killed(self, step, *args):
     while step == 120:  # the files are being written by threads in the background
         if list(self._directory.glob("*.orbax-checkpoint-tmp*")):
             os.kill(os.getpid(), signal.SIGKILL)
-loop.Checkpoints.save, loop.Checkpoints._write_checksums = killed, never_finished
+Checkpoints.save, Checkpoints._write_checksums = killed, never_finished
 sys.exit(train.main())
 """
 

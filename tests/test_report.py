@@ -12,6 +12,7 @@ from experiments.page import listing, render
 from experiments.path_kl_figure import path_kls
 from experiments.summary import COLUMNS, Statistic, read_metrics, summarise
 from experiments.summary_text import render_text, write_summary
+from experiments.time_section import left_out, time_section
 
 METHODS = ["gradual-linear", "gradual-self-paced", "plain", "from-scratch"]
 
@@ -509,3 +510,27 @@ def test_large_figures_are_written_coarser(tmp_path):
     samples = {name: images for name in ("base", "plain", "real")}
     plots.save(plots.sample_grids(samples, ["plain"]), tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size < 300_000
+
+
+def test_the_page_says_where_the_time_went_and_which_batches_were_left_out(tmp_path):
+    rows = run_rows(methods=("plain",))
+    parts = {"data": 1.0, "steps": 12.0, "start": 2.0, "evaluation": 4.0, "checkpoints": 0.5, "other": 0.5}
+    of_plain = [row for row in rows if row["kind"] == "timing"]
+    for row, factor in zip(of_plain, (1.0, 3.0), strict=True):
+        row |= {"seconds": 13.0 * factor, "steps": 1000, "total": 20.0 * factor}
+        row["parts"] = {part: factor * spent for part, spent in parts.items()}
+    rows += [{"kind": "best", "method": "plain", "seed": seed, "best_step": 150 + seed} for seed in (0, 1)]
+    rows += [
+        {"kind": "skipped", "method": "plain", "seed": 1, "step": step, "reason": "nan"} for step in (3, 70)
+    ]
+    rows += [{"kind": "preempted", "method": "plain", "seed": 0, "step": 100}]
+    cells = re.findall(r"<td>(.*?)</td>", time_section(rows, ["plain", "absent"]))
+    assert cells == ["80.0", "26", "5 %", "60 %", "10 %", "20 %", "2 %", "2 %", "1", "2", "150, 151"]
+    assert left_out(rows) == [
+        "plain, seed 1: 2 batches were left out, since loss or gradient were not finite (steps 3, 70)."
+    ]
+    assert time_section(run_rows(), METHODS) == ""  # of an earlier version
+    write_run(tmp_path, rows, run_config(methods=("plain",)), samples=("real", "base", "plain"))
+    page = report.write_report(tmp_path)
+    assert "<h2>Where the time went</h2>" in text_of(page)
+    assert "2 batches were left out" in notes_on_absence(page)

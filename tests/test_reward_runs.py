@@ -147,7 +147,8 @@ def test_a_strength_in_the_rows_is_the_strength_of_the_method(name):
             [True, False, False],
             "the reward's gradient is not finite at step 42",
         ),
-        ([1, 1, 99], [1, 1, 1], [False, True, True], "loss or gradient is not finite at step 41"),
+        # Of this the loop speaks, since it comes first.
+        ([1, 1, 99], [1, 1, 1], [False, True, True], None),
     ],
 )
 def test_what_stops_a_run_is_told_at_its_first_step(norms, gradients, finite, message):

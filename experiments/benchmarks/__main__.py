@@ -10,6 +10,7 @@ python -m experiments.benchmarks pairing    time of a pairing, and how near it i
 python -m experiments.benchmarks pot        couplings beside POT's exact solver; needs the extra "bench"
 python -m experiments.benchmarks prefetching  training steps whose batches are coupled ahead, beside uncoupled ones
 python -m experiments.benchmarks data       training on a folder of images beside the same in memory; images per second
+python -m experiments.benchmarks overheads  what pmap on one device, checkpoints and log add to a training step
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -38,6 +39,7 @@ Which = Literal[
     "pot",
     "prefetching",
     "data",
+    "overheads",
     "distances",
 ]
 
@@ -63,6 +65,7 @@ _RACES = {
     "pot": _Race("against_pot", 20, (256, 1024), {"ot": "POT"}),
     "prefetching": _Race("prefetching", 10, (256,), {}),
     "data": _Race("data", 10, (256,), {}),
+    "overheads": _Race("overheads", 20, (256,), {}),
     "sampling": _Race("against_torch_solvers", 5, (64, 256), _TORCHCFM | _SOLVERS),
 }
 
@@ -81,10 +84,11 @@ def benchmark(
     Args:
         which: what is measured.
         rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
-            10, convolutions: 3, prefetching, data: 10, pairing: 5); at width 64 it is four times as often.
+            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing: 5); at width 64 it is four times as
+            often.
         widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
-            one; prefetching, data: 256; convolutions, numbers of channels: 16 32; pairing, pot, numbers of rows: 64 to
-            8192, 256 and 1024).
+            one; prefetching, data, overheads: 256; convolutions, numbers of channels: 16 32; pairing, pot, numbers of
+            rows: 64 to 8192, 256 and 1024).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm always does.

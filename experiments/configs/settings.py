@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from experiments.data.shifted import ShiftedData
+from experiments.log_sinks import LogName, check_installed
 
 MethodName = Literal[
     "gradual-linear",
@@ -62,8 +63,22 @@ class Controls:
     """Weight of the fine-tuned parameters against the base's in interpolated."""
 
 
-OF_DEVICES = ("parallel", "fsdp", "distributed", "coordinator", "num_processes", "process_id")
-"""Settings of where a run is computed, which may change when it is continued: up to rounding it stays the same."""
+OF_A_SESSION = (
+    "out",
+    "resume",
+    "parallel",
+    "fsdp",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "checkpoint_every",
+    "keep_every",
+    "skip_non_finite",
+    "profile",
+    "log",
+)
+"""Settings that may change when a run is continued; on other devices it stays the same up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,13 @@ class RunSettings(ABC):
     """Steps between two evaluations of the raw parameters on held-out data."""
     sampling_steps: int = 100
     """Euler steps of the evaluations."""
+    log_every: int | None = None
+    """Steps whose means are one row of the log, a divisor of eval_every, which is the default."""
     out: Path | None = None
     """Folder of the results; default a fresh numbered one under runs/."""
     resume: bool = False
-    """Continue an interrupted run: the one in --out, or else the latest."""
+    """Continue an interrupted run: the one in --out, or else the latest. Until here, settings must be those it was
+    started with; the following may change."""
     parallel: Literal["single", "pmap", "sharded"] = "single"
     """One device, or all devices of all processes, over which the rows of a batch are spread evenly: under pmap each
     has a copy of the parameters, sharded can split these, too."""
@@ -113,6 +131,20 @@ class RunSettings(ABC):
     """Number of processes of the run."""
     process_id: int | None = None
     """Which of them this is, from 0."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints, a multiple of eval_every. By default one every tenth evaluation, or so many that
+    there are four in a run."""
+    keep_every: int | None = None
+    """Keep the checkpoints of multiples of this step, a multiple of checkpoint_every; besides the newest two and the
+    best."""
+    skip_non_finite: int = 0
+    """Batches that may be left out in the run of a method and seed because loss or gradient are not finite; each is
+    logged. The next one stops the run."""
+    profile: tuple[int, int] | None = None
+    """Steps FIRST END of the first method and seed, of which a trace for TensorBoard and Perfetto is written to
+    RUN/profile; rounded outwards to evaluations. The first steps of a session compile."""
+    log: tuple[LogName, ...] = ()
+    """Where the log goes besides metrics.jsonl: tensorboard (RUN/tensorboard), wandb."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -136,6 +168,26 @@ class RunSettings(ABC):
         require(divides, "eval_every", self.eval_every, f"a divisor of steps={self.steps}")
         only = "at least 1" if self.parallel == "sharded" else "1, unless --parallel is sharded"
         require(self.fsdp == 1 or (self.parallel == "sharded" and self.fsdp > 1), "fsdp", self.fsdp, only)
+        every = self.eval_every if self.log_every is None else self.log_every
+        divides = every >= 1 and self.eval_every % every == 0
+        require(divides, "log_every", self.log_every, f"a divisor of eval_every={self.eval_every}")
+        self._check_session()
+
+    def _check_session(self) -> None:
+        every, kept = self.checkpoint_every, self.keep_every
+        if every is not None:
+            fits = every >= 1 and every % self.eval_every == 0
+            require(fits, "checkpoint_every", every, f"a multiple of eval_every={self.eval_every}, above 0")
+        if kept is not None:
+            fits = every is not None and kept >= 1 and kept % every == 0
+            require(fits, "keep_every", kept, f"a multiple of --checkpoint-every (which is {every}), above 0")
+        require(self.skip_non_finite >= 0, "skip_non_finite", self.skip_non_finite, "at least 0")
+        if self.profile is not None:
+            first, end = self.profile
+            allowed = f"two steps FIRST < END, from 0 to {self.steps}"
+            require(0 <= first < end <= self.steps, "profile", f"{first} {end}", allowed)
+        require(len(set(self.log)) == len(self.log), "log", self.log, "each once")
+        check_installed(self.log)
 
     def check_devices(self, num_devices: int) -> None:
         """Refuses settings whose batches cannot be spread over so many devices.

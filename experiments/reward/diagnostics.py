@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.loop import Stopped, check_finite
+from experiments.loop import Stopped
 from gft_jax.finetuning import StepInfo
 
 STATS = ("adjoint_norm", "reward_gradient_norm", "zero_gradient", "squared_control", "base_distance")
@@ -18,7 +18,7 @@ def means(stats: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_adjoints(limit: float, infos: StepInfo, step: int, what: str, advice: str) -> None:
-    """Stops a run whose adjoints explode, or that is not finite, at the first such step.
+    """Stops a run whose adjoints explode, at the first such step.
 
     Args:
         limit: largest ratio of the mean norms of adjoint and reward gradient.
@@ -43,4 +43,3 @@ def check_adjoints(limit: float, infos: StepInfo, step: int, what: str, advice: 
             if not np.isfinite(gradient[first]):
                 reason = f"the reward's gradient is not finite at step {step + first + 1}"
             raise Stopped(f"{what}: {reason}; {advice}")
-    check_finite(infos, step, what, advice)

@@ -133,6 +133,7 @@ class Bench:
         """The training loop of a run, METHOD@STRENGTH, and seed."""
         name, strength = split_run(run)
         assert strength is not None, "a run has a strength"
+        is_first = (run, seed) == (self.config.runs()[0], self.config.seeds[0])
         return Loop(
             run=folder,
             method=run,
@@ -145,4 +146,9 @@ class Bench:
             evaluated=lambda params, base_params: params,
             check=functools.partial(check_adjoints, self.config.adjoint_limit),
             diagnose=means,
+            checkpoint_every=self.config.checkpoint_every,
+            keep_every=self.config.keep_every,
+            log_every=self.config.log_every,
+            skips=self.config.skip_non_finite,
+            profile=self.config.profile if is_first else None,
         )

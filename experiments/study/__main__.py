@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from experiments.devices import check_devices
 from experiments.files import remove_folder
-from experiments.loop import Stopped
+from experiments.loop import Preempted, Stopped, preemption
 from experiments.run_folder import open_run
 from experiments.study.plan import Group, Study, groups
 from experiments.study.report import write_study
@@ -80,13 +80,17 @@ def main() -> int:
         {"digits": Study}, prog="python -m experiments.study", description=__doc__
     )
     try:
-        run_study(study)
+        with preemption.watching():
+            run_study(study)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
+    except Preempted as error:
+        print(f"stopped by SIGTERM: {error}; the same command with --resume continues", file=sys.stderr)
+        return preemption.EXIT_STATUS
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
         return 130

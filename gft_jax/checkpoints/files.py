@@ -12,7 +12,7 @@ _COMMIT_MARKS = ("_CHECKPOINT_METADATA", "state/_METADATA", "info/metadata")
 """Written last, removed first or inside what is removed: a step that lacks one is no checkpoint."""
 
 _CHECKSUMS = "checksums.json"
-_ITEMS = ("state", "info")
+_ITEMS = ("state", "info", "metrics")
 
 
 class Unreadable(OSError):
@@ -24,6 +24,14 @@ def write_checksums(path: Path) -> None:
     files = [file for item in _ITEMS for file in (path / item).rglob("*") if file.is_file()]
     sums = {file.relative_to(path).as_posix(): _checksum(file) for file in files}
     (path / _CHECKSUMS).write_text(json.dumps(sums, indent=0))
+
+
+def metrics_of(path: Path) -> dict[str, float]:
+    """The metrics of a step that is as it was written; empty where it has none."""
+    try:
+        return json.loads((path / "metrics" / "metrics").read_text())
+    except FileNotFoundError:
+        return {}
 
 
 def has_marks(path: Path) -> bool:
@@ -41,6 +49,11 @@ def is_as_written(path: Path) -> bool:
         return all(_checksum(path / name) == checksum for name, checksum in json.loads(text).items())
     except (OSError, ValueError):
         return False
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a step was written in full, and is still as it was written."""
+    return has_marks(path) and is_as_written(path)
 
 
 @contextlib.contextmanager

@@ -87,18 +87,37 @@ def without_content(leaf: Leaf, value: Any) -> Any:
     """The leaf where Orbax holds none of it: an empty container, or an array of size zero."""
     if leaf.shape is None:
         return value
-    return (np if isinstance(value, np.ndarray) else jnp).zeros(leaf.shape, value.dtype)
+    if isinstance(value, np.ndarray):
+        return np.zeros(leaf.shape, value.dtype)
+    return jax.device_put(jnp.zeros(leaf.shape, value.dtype), _sharding_of(leaf, value))
 
 
 def target_of(leaf: Leaf, value: Any) -> Any:
-    """What Orbax is to restore: numpy, or a jax array on the default device."""
+    """What Orbax is to restore: numpy, or a jax array where the given one is.
+
+    Raises:
+        ValueError: a dtype or a placement that cannot be had.
+    """
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     if not is_key(value.dtype) and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         raise ValueError(f"restoring {leaf.path or 'the root'} as {leaf} needs jax_enable_x64")
-    (device,) = jnp.zeros(()).devices()
-    sharding = jax.sharding.SingleDeviceSharding(device)
-    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_sharding_of(leaf, value))
+
+
+def _sharding_of(leaf: Leaf, value: Any) -> jax.sharding.Sharding:
+    """Where the leaf is or, if that is not said, the default device."""
+    sharding = value.sharding
+    # Shapes from `jax.eval_shape` may know the axes of a mesh, and none of its devices.
+    if sharding is None or isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
+        return jax.sharding.SingleDeviceSharding(jnp.zeros(()).devices().pop())
+    try:
+        sharding.shard_shape(value.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{leaf.path or 'the root'}, {leaf}, cannot be restored as it is to be spread, {sharding}: {error}"
+        ) from error
+    return sharding
 
 
 def check_same(path: pathlib.Path, on_disk: list[Leaf], wanted: list[Leaf]) -> None:

@@ -8,12 +8,15 @@ import shutil
 
 from jaxtyping import PyTree
 
-from gft_jax.checkpoints.files import set_aside
+from gft_jax.checkpoints.files import is_whole, set_aside
+from gft_jax.checkpoints.processes import agreed
 from gft_jax.checkpoints.steps import Checkpoints
 
 
 def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
     """Write one tree once, such as the frozen base parameters of a run or its final ones.
+
+    In a program of several processes all of them call this, as for `Checkpoints`.
 
     Args:
         directory: a directory for it alone; written in full or not at all. One that was cut short or damaged is set
@@ -29,22 +32,10 @@ def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
     taken = f"{directory} holds a checkpoint already; save to another directory, or delete it"
     if has_params(target):
         raise FileExistsError(taken)
-    _remove_leftovers(target)
-    # Orbax makes the directory before its content: a kill in between would leave one that looks finished.
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{platform.node()}")
+    partial = pathlib.Path(agreed(lambda: str(_fresh_partial(target))))
     with Checkpoints(partial) as checkpoints:
         checkpoints.save(0, params)
-    try:
-        os.replace(partial, target)
-    except OSError as error:  # a directory that is not empty cannot be replaced
-        if has_params(target):
-            shutil.rmtree(partial)
-            raise FileExistsError(taken) from error
-        if not (target / "0").is_dir():
-            shutil.rmtree(partial)
-            raise
-        set_aside(target)
-        os.replace(partial, target)
+    agreed(lambda: _give_name(partial, target, taken))
 
 
 def has_params(directory: str | os.PathLike[str]) -> bool:
@@ -58,6 +49,33 @@ def load_params(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
     with Checkpoints(directory) as checkpoints:
         params, _ = checkpoints.restore(like, step=0)
     return params
+
+
+def _fresh_partial(target: pathlib.Path) -> pathlib.Path:
+    """Where the parameters are written first.
+
+    Orbax makes the directory before its content: a kill in between would leave one that looks finished.
+    """
+    _remove_leftovers(target)
+    return target.with_name(f".{target.name}.partial-{os.getpid()}-{platform.node()}")
+
+
+def _give_name(partial: pathlib.Path, target: pathlib.Path, taken: str) -> None:
+    """Renames what was written, unless there is a checkpoint by now, and sets aside a damaged one.
+
+    Of several processes the first alone comes here, so it must not ask the others what is on disk.
+    """
+    try:
+        os.replace(partial, target)
+    except OSError as error:  # a directory that is not empty cannot be replaced
+        if is_whole(target / "0"):
+            shutil.rmtree(partial)
+            raise FileExistsError(taken) from error
+        if not (target / "0").is_dir():
+            shutil.rmtree(partial)
+            raise
+        set_aside(target)
+        os.replace(partial, target)
 
 
 def _remove_leftovers(target: pathlib.Path) -> None:

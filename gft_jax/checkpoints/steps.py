@@ -1,9 +1,11 @@
 """The checkpoints of one run, by training step."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -12,25 +14,30 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from gft_jax.checkpoints.failures import not_saved
 from gft_jax.checkpoints.files import (
     Unreadable,
     has_marks,
     is_as_written,
+    metrics_of,
     reading,
     set_aside,
     write_checksums,
 )
+from gft_jax.checkpoints.keeping import Best, Metrics, policy_of
 from gft_jax.checkpoints.leaves import (
     ABSTRACT,
     CONCRETE,
     Leaf,
     check_same,
     flatten,
+    is_key,
     is_stored,
     name_of,
     target_of,
     without_content,
 )
+from gft_jax.checkpoints.processes import agreed
 
 _TRASH = "_deleted"
 """Old steps are moved here before they are deleted, so that no kill leaves half of one under its number."""
@@ -45,23 +52,36 @@ class Checkpoints:
             ...
             checkpoints.save(step, state, {"config": ...})
 
-    A directory has one writer at a time, and any number of readers. Nothing is written before the first save.
+    A directory has one writer at a time, and any number of readers. Nothing is written before the first save. In a
+    program of several processes these are one writer together: all of them make the same calls, on a file system that
+    they share, and each writes what it alone holds.
+
+    A step is kept if one of the three rules keeps it; another is deleted when the next one has been written in full.
 
     Args:
         directory: local, absolute or relative; created by the first save.
-        max_to_keep: newest steps to keep, >= 1; None keeps all.
+        keep_latest: newest steps to keep, >= 1; None keeps all.
+        keep_best: also keep the best step by this metric; every save then needs it.
+        keep_every: also keep steps that are multiples of it, >= 1; None keeps no others.
 
     Raises:
-        ValueError: max_to_keep out of range.
+        ValueError: a number out of range.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, max_to_keep: int | None = 2):
-        if max_to_keep is not None and max_to_keep < 1:
-            raise ValueError(f"max_to_keep must be >= 1, or None to keep all steps, got {max_to_keep}")
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_latest: int | None = 2,
+        keep_best: Best | None = None,
+        keep_every: int | None = None,
+    ):
         self._directory = pathlib.Path(directory).absolute()
-        self._max_to_keep = max_to_keep
+        self._policy = policy_of(keep_latest, keep_best, keep_every)
+        self._best = keep_best
         self._manager: ocp.CheckpointManager | None = None
-        self._saving: int | None = None
+        self._saving: tuple[int, int] | None = None
+        """Step and bytes of what is being written."""
         self._intact: set[int] = set()
         self._unreadable: set[int] = set()
 
@@ -73,17 +93,28 @@ class Checkpoints:
     ) -> None:
         self.close()
 
-    def save(self, step: int, state: PyTree, metadata: dict[str, Any] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        metadata: dict[str, Any] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Write a step. Returns once the state is copied; the writing goes on in the background until `wait`.
 
         Args:
             step: training step >= 0, after all steps on disk.
-            state: pytree of arrays (jax or numpy, typed keys included), each on one device or replicated.
+            state: pytree of arrays (jax or numpy, typed keys included), each on one device, replicated or spread over
+                several; each device's part is written from where it is. Of several processes that hold an array each
+                on devices of their own, the first's is written. The arrays may be donated as soon as this returns.
             metadata: anything that JSON can hold; tuples come back as lists, and keys as strings.
+            metrics: numbers by name, with the one of ``keep_best`` among them; only with ``keep_best``. A step whose
+                metric is not finite is never the best.
 
         Raises:
             ValueError: a step that is not after the latest one; a leaf that is not an array of numbers, bools or
-                keys; metadata that JSON cannot hold.
+                keys; metadata that JSON cannot hold; metrics without, or not with, ``keep_best``.
+            NotSaved: this step or the one before could not be written.
         """
         latest = self.latest_step()
         if step < 0 or (latest is not None and step <= latest):
@@ -91,9 +122,15 @@ class Checkpoints:
                 f"step must be >= 0 and after the latest checkpoint of {self._directory}, got {step} after {latest}; "
                 "to start again from an earlier step, save to another directory"
             )
+        wanted = None if self._best is None else self._best.metric
+        if (wanted is None) != (metrics is None) or (metrics is not None and wanted not in metrics):
+            raise ValueError(
+                f"metrics must hold {wanted!r}, the metric of keep_best, and be left out without keep_best; got "
+                f"{None if metrics is None else sorted(metrics)}"
+            )
         leaves, values, _ = flatten(state, CONCRETE)
         arrays = {
-            name_of(i, leaf): np.asarray(value) if isinstance(value, np.generic) else value
+            name_of(i, leaf): _as_stored(value)
             for i, (leaf, value) in enumerate(zip(leaves, values, strict=True))
             if is_stored(leaf)
         }
@@ -106,15 +143,17 @@ class Checkpoints:
             json.dumps(info)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the metadata must be what JSON can hold: {error}") from error
-        if self._manager is None:
-            self._manager = self._open_for_writing()
-        self._saving = step
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             info=ocp.args.JsonSave(info),
         )
-        # Without force, Orbax skips what it holds to be superfluous, and says so by returning False alone.
-        self._manager.save(step, args=arguments, force=True)
+        given = None if metrics is None else {name: float(value) for name, value in metrics.items()}
+        self._saving = step, sum(value.nbytes for value in arrays.values())
+        with self._writing():
+            if self._manager is None:
+                self._manager = self._open_for_writing()
+            # Without force, Orbax skips what it holds to be superfluous, and says so by returning False alone.
+            self._manager.save(step, args=arguments, metrics=given, force=True)
 
     def latest_step(self) -> int | None:
         """Newest step that was written in full and is still as it was written, or None.
@@ -122,7 +161,23 @@ class Checkpoints:
         A step that another object wrote is read in full for its checksums when it is first looked at.
         """
         self.wait()
-        return max(self._steps(complete=True), default=None)
+        return agreed(lambda: max(self._steps(complete=True), default=None))
+
+    def best_step(self) -> int | None:
+        """The best by the metric of ``keep_best`` of the steps that `latest_step` could return, or None.
+
+        Raises:
+            ValueError: without ``keep_best``.
+        """
+        best = self._best
+        if best is None:
+            raise ValueError('no step is the best without a metric: give keep_best, such as Best("w2")')
+        self.wait()
+        return agreed(
+            lambda: best.of(
+                {step: metrics_of(self._directory / str(step)) for step in self._steps(complete=True)}
+            )
+        )
 
     @property
     def skipped(self) -> tuple[int, ...]:
@@ -130,27 +185,29 @@ class Checkpoints:
 
         The first save sets them aside, as ``<step>.incomplete-<time>``.
         """
-        return tuple(sorted(self._steps(complete=False)))
+        return tuple(agreed(lambda: sorted(self._steps(complete=False))))
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
         """State and metadata of a step, bit for bit.
 
         Args:
             like: the tree to restore, as arrays or as `jax.ShapeDtypeStruct` (from `jax.eval_shape`). Where it holds
-                a numpy array, numpy is restored; all else is put on the default device.
+                a numpy array, numpy is restored; all else is put where the leaf's ``sharding`` says, whatever devices
+                it was saved on, or on the default device where there is none.
             step: the step to restore; by default the newest one that can be restored.
 
         Raises:
             FileNotFoundError: there is no such step, or it was cut short or damaged.
             Unreadable: the step that was asked for cannot be restored; by default it is passed over, as `skipped` says.
-            ValueError: the tree differs from the one on disk in structure, shapes or dtypes; all differences are named.
+            ValueError: the tree differs from the one on disk in structure, shapes or dtypes, all differences being
+                named; or an array cannot be spread as its sharding says.
         """
         self.wait()
         if step is not None:
-            if self._is_complete(step):
+            if agreed(lambda: self._is_complete(step)):
                 return self._read(step, like)
         else:
-            for newest in sorted(self._steps(complete=True), reverse=True):
+            for newest in agreed(lambda: sorted(self._steps(complete=True), reverse=True)):
                 try:
                     return self._read(newest, like)
                 except Unreadable:
@@ -160,17 +217,52 @@ class Checkpoints:
         raise FileNotFoundError(f"no {wanted} in {self._directory}; incomplete steps: {list(self.skipped)}")
 
     def wait(self) -> None:
-        """Return when the last save is on disk; raises what went wrong with it."""
+        """Return when the last save is on disk.
+
+        Raises:
+            NotSaved: it could not be written; the steps before it are intact, and the next save can be tried.
+        """
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            with self._writing():
+                self._manager.wait_until_finished()
+            if self._saving is not None:
+                # Its checksums were made just now: the next save need not read it again.
+                self._intact.add(self._saving[0])
+                self._saving = None
             self._empty_trash()
 
     def close(self) -> None:
-        """Finish the last save and end the background threads."""
+        """Finish the last save and end the background threads.
+
+        Raises:
+            NotSaved: as `wait`; the threads have ended then, too.
+        """
+        try:
+            self.wait()
+        finally:
+            self._end_threads()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Names step and reason of a save that failed, and removes what there is of it."""
+        try:
+            yield
+        except Exception as error:
+            assert self._saving is not None, "nothing else can fail"
+            step, num_bytes = self._saving
+            self._saving = None
+            with contextlib.suppress(Exception):  # what it says is what is known already
+                self._end_threads()
+            if jax.process_index() == 0:
+                for partial in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(partial, ignore_errors=True)
+            last = max(self._steps(complete=True), default=None)
+            raise not_saved(self._directory, step, num_bytes, last, error) from error
+
+    def _end_threads(self) -> None:
         if self._manager is not None:
             manager, self._manager = self._manager, None
             manager.close()
-            self._empty_trash()
 
     def _steps(self, *, complete: bool) -> list[int]:
         if not self._directory.is_dir():
@@ -211,24 +303,39 @@ class Checkpoints:
         return jax.tree.unflatten(treedef, restored), info["metadata"]
 
     def _open_for_writing(self) -> ocp.CheckpointManager:
-        for step in self.skipped:
-            set_aside(self._directory / str(step))
+        agreed(self._set_aside_incomplete)
         self._unreadable.clear()
         self._empty_trash()
+        best = self._best
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._max_to_keep,
+            preservation_policy=self._policy,
+            # Not a rule of its own: without it Orbax does not write the metrics.
+            best_fn=None if best is None else lambda metrics: metrics[best.metric],
             todelete_subdir=_TRASH,
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         return ocp.CheckpointManager(self._directory, options=options)
 
+    def _set_aside_incomplete(self) -> None:
+        for step in self._steps(complete=False):
+            set_aside(self._directory / str(step))
+
     def _write_checksums(self) -> None:
-        """Called by Orbax in its thread: all files are written, and the step has not got its number yet."""
-        for path in self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+        """Called by Orbax in a thread of the first process: all of them have written their files, and the step has not
+        got its number yet."""
+        assert self._saving is not None, "a step is being written"
+        for path in self._directory.glob(f"{self._saving[0]}.orbax-checkpoint-tmp*"):
             write_checksums(path)
-            # Read just now: the next save need not read it again.
-            self._intact.add(int(path.name.partition(".")[0]))
 
     def _empty_trash(self) -> None:
-        shutil.rmtree(self._directory / _TRASH, ignore_errors=True)
+        if jax.process_index() == 0:
+            shutil.rmtree(self._directory / _TRASH, ignore_errors=True)
+
+
+def _as_stored(value: Any) -> Any:
+    """What Orbax is given: an array, or numpy for what each of several processes has for itself."""
+    is_own = jax.process_count() > 1 and isinstance(value, jax.Array) and value.is_fully_addressable
+    return (
+        np.asarray(value) if isinstance(value, np.generic) or (is_own and not is_key(value.dtype)) else value
+    )

@@ -52,9 +52,9 @@ class _Ordered:
     def __len__(self) -> int:
         return len(self._x1) * self._num_epochs
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        index = row_order(len(self._x1), 1, self._seed, int(place))
-        row = {"x1": np.asarray(self._x1[index])[0]}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = row_order(len(self._x1), 1, self._seed, int(index))
+        row = {"x1": np.asarray(self._x1[number])[0]}
         if self._cond is not None:
-            row["cond"] = jax.tree.map(lambda leaf: np.asarray(leaf[index])[0], self._cond)
+            row["cond"] = jax.tree.map(lambda leaf: np.asarray(leaf[number])[0], self._cond)
         return row

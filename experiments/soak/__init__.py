@@ -1,0 +1,1 @@
+"""Random interruptions of one run."""
