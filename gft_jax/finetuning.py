@@ -1,5 +1,6 @@
 """The training step, one for every method: objective, optimiser, cooling and adapter make a fine-tuner."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +12,27 @@ from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from gft_jax import cooling as coolings
+from gft_jax.accumulation import microbatches, sum_of_parts
 from gft_jax.cooling import Cooling
 from gft_jax.sampling.arguments import checked_count
 from gft_jax.types import Batch, Objective, Params
 
-SumOverDevices = Callable[[Any], Any]
-"""Sums a pytree of arrays over the devices that hold the rows of one batch; the identity on one device."""
+
+class Spread(NamedTuple):
+    """How rows and parameters of a step are spread over devices; the defaults are those of a single one."""
+
+    sum: Callable[[Any], Any] = lambda sums: sums
+    """Sums a pytree of arrays over the devices, where the step is given the rows of one of them alone."""
+    gather: Callable[[Any], Any] = lambda params: params
+    """Makes whole on every device what each holds a part of; differentiable."""
+    num_shares: int = 1
+    """Number of devices over which the rows given are spread, in equal shares one after another; of each share a
+    micro-batch takes its part."""
+    place: Callable[[Any], Any] = lambda state: state
+    """Puts a state where the steps want it, also inside jit."""
+
+
+ALONE = Spread()
 
 
 class Adapter(NamedTuple):
@@ -82,10 +98,10 @@ class FineTuner(NamedTuple):
     """
 
     init: Callable[..., TrainState]
-    """``(key, base_params=None, params=None)`` -> state. The arrays are copied: a state that is donated never
-    deletes the caller's weights. With ``params`` training starts there, else where the adapter starts."""
+    """``(key, base_params=None, params=None, spread=ALONE)`` -> state. The arrays are copied: a state that is donated
+    never deletes the caller's weights. With ``params`` training starts there, else where the adapter starts."""
     step: Callable[..., tuple[TrainState, StepInfo]]
-    """``(state, base_params, batch, sum_over_devices=identity)`` -> ``(state, info)``."""
+    """``(state, base_params, batch, spread=ALONE)`` -> ``(state, info)``. `Spread` tells of several devices."""
     step_many: Callable[..., tuple[TrainState, StepInfo]]
     """The same for batches stacked along a new leading axis, in one ``lax.scan``; infos are stacked likewise.
     It pays where a single step takes less than about 2 ms."""
@@ -164,6 +180,7 @@ def finetuner(
     adapter: Adapter | None = None,
     averaging: float | None = 0.999,
     num_updates: int = 1,
+    num_microbatches: int = 1,
 ) -> FineTuner:
     """The training step of a method.
 
@@ -184,28 +201,37 @@ def finetuner(
             parameters of a few updates ago: the gradient is biased, by more for more updates and higher learning rates,
             though what the regressions lead to, once the parameters rest, is the same. The report, and what
             objective and cooling see, are of the first update; the average is taken once, after the last.
+        num_microbatches: parts k >= 1 into which the rows of a batch (of each device, on many) are divided. They are
+            prepared and differentiated one after another and their sums added up, in float32 at least: the step is
+            that of the whole batch, also with unequal weights of rows, and holds intermediate values of ``rows / k``
+            rows at a time. Objectives that look at several rows at once (`gft_jax.objectives.reward_weighting` with a
+            coupling) see those of a part, as they see those of a device.
 
     Raises:
-        ValueError: for a decay outside [0, 1), or fewer than one update; from ``init``, if the method needs a base and
-            there is none, or parameters are not finite or not of floating-point type.
+        ValueError: for a decay outside [0, 1), or fewer than one update or micro-batch; from ``init``, if the method
+            needs a base and there is none, or parameters are not finite or not of floating-point type; from a step, if
+            the rows of a device do not divide into micro-batches.
     """
     if averaging is not None and not 0.0 <= averaging < 1.0:
         raise ValueError(f"averaging is a decay in [0, 1), or None, got {averaging}")
     num_updates = checked_count("num_updates", num_updates)
+    num_microbatches = checked_count("num_microbatches", num_microbatches)
     cooling = coolings.constant(temperature=0.0) if cooling is None else cooling
     adapter = full() if adapter is None else adapter
 
-    def init(key: Key[Array, ""], base_params: Params = None, params: Params = None) -> TrainState:
+    def init(
+        key: Key[Array, ""], base_params: Params = None, params: Params = None, spread: Spread = ALONE
+    ) -> TrainState:
         _check_base(objective, base_params)
         params = adapter.init(key, base_params) if params is None else params
         _check_finite("base_params", base_params)
         _check_finite("params", params)
         _check_trainable(params)
-        return start(params, base_params)
+        return start(spread.place(params), base_params, spread)
 
-    @jax.jit  # one program instead of one for every leaf
-    def start(params: Params, base_params: Params) -> TrainState:
-        return TrainState(
+    @functools.partial(jax.jit, static_argnums=2)  # one program instead of one for every leaf
+    def start(params: Params, base_params: Params, spread: Spread) -> TrainState:
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=_copied(params),
             averaged_params=None if averaging is None else jax.tree.map(_at_least_float32, _copied(params)),
@@ -213,28 +239,40 @@ def finetuner(
             objective_state=_copied(objective.init(adapter.apply(params, base_params), base_params)),
             cooling_state=cooling.init(),
         )
+        return spread.place(state)
 
     def step(
-        state: TrainState, base_params: Params, batch: Batch, sum_over_devices: SumOverDevices = lambda x: x
+        state: TrainState, base_params: Params, batch: Batch, spread: Spread = ALONE
     ) -> tuple[TrainState, StepInfo]:
         _check_base(objective, base_params)
         temperature = cooling.temperature(state.cooling_state, state.step)
+        base = spread.gather(base_params)
 
-        rows = prepared_rows(
-            objective,
-            adapter.apply(state.params, base_params),
-            base_params,
-            state.objective_state,
-            batch,
-            temperature,
-        )
+        def prepared(batch: Batch) -> Any:
+            params = adapter.apply(spread.gather(state.params), base)
+            objective_state = spread.gather(state.objective_state)
+            return prepared_rows(objective, params, base, objective_state, batch, temperature)
 
-        def local_sums(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-            return loss_sums(objective, adapter.apply(params, base_params), base_params, rows, temperature)
+        def sums_of(params: Params, rows: Any) -> Any:
+            def local_sums(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+                params = adapter.apply(spread.gather(params), base)
+                return loss_sums(objective, params, base, rows, temperature)
+
+            return jax.value_and_grad(local_sums, has_aux=True)(params)
+
+        if num_microbatches == 1:
+            local = functools.partial(sums_of, rows=prepared(batch))
+        else:
+            parts = microbatches(batch, num_microbatches, spread.num_shares)
+            if num_updates == 1:  # what is prepared is needed once, and never held for all parts
+                local = functools.partial(
+                    sum_of_parts, lambda params, part: sums_of(params, prepared(part)), parts
+                )
+            else:
+                local = functools.partial(sum_of_parts, sums_of, jax.lax.map(prepared, parts))
 
         def update(params: Params, opt_state: Any) -> tuple[Params, Any, tuple[Array, Array, Any]]:
-            sums = sum_over_devices(jax.value_and_grad(local_sums, has_aux=True)(params))
-            (total, (weight, stats)), gradient = sums
+            (total, (weight, stats)), gradient = spread.sum(local(params))
             loss, stats, gradient = jax.tree.map(lambda value: value / weight, (total, stats, gradient))
             updates, opt_state = optimizer.update(gradient, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, (loss, optax.tree.norm(gradient), stats)
@@ -259,11 +297,9 @@ def finetuner(
         return kept._replace(step=new.step), StepInfo(loss, temperature, grad_norm, is_finite, stats)
 
     def step_many(
-        state: TrainState, base_params: Params, batches: Batch, sum_over_devices: SumOverDevices = lambda x: x
+        state: TrainState, base_params: Params, batches: Batch, spread: Spread = ALONE
     ) -> tuple[TrainState, StepInfo]:
-        return jax.lax.scan(
-            lambda state, batch: step(state, base_params, batch, sum_over_devices), state, batches
-        )
+        return jax.lax.scan(lambda state, batch: step(state, base_params, batch, spread), state, batches)
 
     return FineTuner(init, step, step_many)
 
@@ -307,10 +343,19 @@ def _check_finite(name: str, params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
-        bad = int(np.size(leaf) - np.isfinite(np.asarray(leaf)).sum())
+        bad = sum(int(np.size(part) - np.isfinite(part).sum()) for part in _parts_here(leaf))
         if bad:
             where = f"{name}{jax.tree_util.keystr(path)}"
             raise ValueError(f"{where} holds {bad} values that are not finite, of {np.size(leaf)}")
+
+
+def _parts_here(leaf: Any) -> list[np.ndarray]:
+    """The parts of an array that are on devices of this process, each once."""
+    if not isinstance(leaf, jax.Array):
+        return [np.asarray(leaf)]
+    return [
+        np.asarray(part) for part in {str(each.index): each.data for each in leaf.addressable_shards}.values()
+    ]
 
 
 def _all_finite(params: Params) -> Array:

@@ -20,27 +20,47 @@ def call(monkeypatch, program, *arguments):
         return stop.code
 
 
-def on_fake_devices(name, *arguments):
-    """What a program beside the tests prints on four fake CPU devices: lines of a name and a value, as a dict."""
+def on_fake_devices(name, *arguments, num_devices=NUM_DEVICES):
+    """What a program beside the tests prints on fake CPU devices: lines of a name and a value, as a dict.
+
+    Its first argument is the number of devices.
+    """
+    [printed] = together([[name, num_devices, *arguments]], num_devices)
+    return printed
+
+
+def together(commands, num_devices):
+    """What programs print, each ``[name, *arguments]`` and with so many fake devices, that run at the same time."""
     flags = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={NUM_DEVICES} "
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=60"
     )
     environment = os.environ | {
-        "NPROC": str(4 * NUM_DEVICES),  # with fewer threads fake devices wait for each other for ever
+        "NPROC": str(
+            max(16, 4 * num_devices)
+        ),  # with fewer threads fake devices wait for each other for ever
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    program = Path(__file__).with_name(name)
-    done = subprocess.run(
-        [sys.executable, str(program), str(NUM_DEVICES), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=program.parents[1],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(re.findall(r"^(\S+) (.*)$", done.stdout, re.MULTILINE))
+    here = Path(__file__).parent
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(here / name), *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=here.parent,
+        )
+        for name, *arguments in commands
+    ]
+    try:
+        ended = [process.communicate(timeout=240) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, (_, errors) in zip(running, ended, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [dict(re.findall(r"^(\S+) (.*)$", printed, re.MULTILINE)) for printed, _ in ended]

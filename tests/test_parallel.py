@@ -18,6 +18,7 @@ def report():
 
 def test_the_gradient_is_that_of_one_device(report):
     assert float(report["gradient"]) < 1e-5
+    assert float(report["sharded_gradient"]) < 1e-5
     assert float(report["mean_of_means"]) > 1e-2  # power: what a mean of local means would give
 
 
@@ -40,8 +41,29 @@ def test_a_batch_that_does_not_divide_is_refused(report):
     assert "7 rows does not divide over 4 devices" in report["refused"]
 
 
-def test_pmap_over_one_device_is_jit():
-    """The mapped form is the same step, so that a program can always use it."""
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_every_form_takes_the_run_of_one_device(num_devices):
+    """Gradients to 1e-5, and 20 steps of clipped Adam in two micro-batches to 1e-4 of the largest entry of a leaf
+    (losses to 1e-5): rounding, which Adam amplifies where a gradient is near zero."""
+    printed = on_fake_devices("forms_program.py", num_devices=num_devices)
+    assert float(printed["clipped"]) > 0.5  # power: every step is clipped
+    forms = {name.split(".")[0] for name in printed if "." in name}
+    assert forms == {"pmap", "data", "fsdp"} | ({"both"} if num_devices > 2 else set())
+    for form in forms:
+        assert float(printed[f"{form}.gradient"]) < 1e-5
+        assert float(printed[f"{form}.losses"]) < 1e-5
+        assert float(printed[f"{form}.state"]) < 1e-4
+        assert printed[f"{form}.layout"] == "True"
+    # Each device holds its part of the state: all but a few small arrays is split.
+    assert float(printed["pmap.share"]) == float(printed["data.share"]) == 1.0
+    assert 1 / num_devices <= float(printed["fsdp.share"]) < 1.1 / num_devices
+    rows = 2 * num_devices - 1
+    assert f"{rows} rows does not divide over {num_devices} devices" in printed["refused"]
+
+
+def test_all_forms_on_one_device_are_jit():
+    """They are the same step, so that a program can always use them."""
     module = gft.networks.ResidualMLP(hidden=8, depth=1)
     params = init_params(module, jax.random.key(0), (2,))
     tuner = gft.finetuner(
@@ -51,12 +73,47 @@ def test_pmap_over_one_device_is_jit():
     )
     batch = gft.pairing.batches(np.ones((4, 2), np.float32), batch_size=4, seed=0).batch(0)
     results = []
-    for runner in (gft.parallel.single_device(tuner), gft.parallel.pmapped(tuner, jax.local_devices()[:1])):
+    devices = jax.local_devices()[:1]
+    for runner in (
+        gft.parallel.single_device(tuner),
+        gft.parallel.pmapped(tuner, devices),
+        gft.parallel.sharded(tuner, gft.parallel.mesh(devices=devices)),
+    ):
         state, _ = runner.step(runner.init(jax.random.key(0), params), runner.place(params), batch)
         results.append(runner.fetch(state))
-    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    for one, *others in zip(*map(jax.tree.leaves, results), strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-7)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    devices = jax.local_devices()[:1] * 6  # enough to count
+    for options, message in (
+        ({"fsdp": 4}, "6 devices do not divide into groups of fsdp=4"),
+        ({"data": 2, "fsdp": 2}, "data=2 times fsdp=2 takes 4 devices, and there are 6"),
+        ({"data": 0}, "data must be >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gft.parallel.mesh(devices=devices, **options)
+    tuner = gft.finetuner(gft.objectives.flow_matching(lambda params, t, x, cond=None: x), optax.sgd(1.0))
+    with pytest.raises(ValueError, match=r"axes \('data', 'fsdp'\) of type Auto"):
+        gft.parallel.sharded(tuner, jax.make_mesh((1, 1), ("data", "model"), devices=devices[:1]))
+
+
+def test_an_array_is_split_along_its_largest_dimension_that_divides():
+    rule, split = gft.parallel.over_fsdp(4, min_size=8), jax.sharding.PartitionSpec
+    for shape, expected in (
+        ((8, 12), split(None, "fsdp")),
+        ((8, 9), split("fsdp")),
+        ((8, 8), split("fsdp")),  # the first of equals
+        ((3, 3, 64, 128), split(None, None, None, "fsdp")),
+        ((7, 9), split()),
+        ((4,), split()),  # too small
+        ((), split()),
+    ):
+        assert rule("", shape) == expected
+    assert gft.parallel.over_fsdp(1, min_size=1)("", (8, 8)) == split()
 
 
 @pytest.mark.gpu

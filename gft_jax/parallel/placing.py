@@ -1,0 +1,56 @@
+"""Arrays put where a sharding says, also where some of its devices belong to other processes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Sharding
+
+
+def put(tree: Any, shardings: Any, may_alias: bool = False) -> Any:
+    """The pytree with every leaf where its sharding says; a constraint where a leaf is traced.
+
+    Where the sharding takes in devices of other processes, all processes call this together, and what they give is
+    the same in each.
+
+    Args:
+        tree: arrays, of this process or already spread over several.
+        shardings: one for all leaves, or a pytree of them.
+        may_alias: whether what is there already need not be copied.
+    """
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda leaf, sharding: _put(leaf, sharding, may_alias), tree, shardings)
+
+
+def _put(leaf: Any, sharding: Sharding, may_alias: bool) -> Any:
+    if isinstance(leaf, Tracer):
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+    of_others = not sharding.is_fully_addressable
+    if of_others and not (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                _put(jax.random.key_data(leaf), sharding, may_alias), impl=jax.random.key_impl(leaf)
+            )
+        # device_put would compare the values of all processes, leaf by leaf.
+        host = np.asarray(leaf, jnp.result_type(leaf))
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+    return jax.device_put(leaf, sharding, may_alias=may_alias)
+
+
+def fetched(tree: Any, replicated: Sharding) -> Any:
+    """A copy of the pytree on the first device of this process. All processes call it together."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copier(replicated)(tree))
+
+
+@functools.lru_cache(maxsize=8)
+def _copier(sharding: Sharding) -> Callable[[Any], Any]:
+    def copied(tree: Any) -> Any:
+        # device_put would share the buffer of the first device, even with may_alias=False.
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+    return jax.jit(copied, out_shardings=sharding)
