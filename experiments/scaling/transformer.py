@@ -81,3 +81,49 @@ def forward_flops(shape: Transformer) -> int:
     block = (8 + 4 * r) * tokens * d**2 + 4 * tokens**2 * d + 12 * d**2
     ends = 2 * tokens * d * (shape.patch_features + shape.patch**2 * shape.out_channels)
     return shape.depth * block + ends + 2 * (TIME_FEATURES * d + d**2) + 4 * d**2
+
+
+class Kept(NamedTuple):
+    """What the forward pass leaves for the backward pass; the rest is computed again."""
+
+    name: str
+    policy: str | None
+    """In ``jax.checkpoint_policies``; "" for none, None where nothing is computed again."""
+
+
+ALL = Kept("all", None)
+"""Everything that differentiation asks for."""
+PRODUCTS = Kept("products", "dots_with_no_batch_dims_saveable")
+"""The block's input and the outputs of its products with weights; norms, attention and activations come again."""
+INPUTS = Kept("inputs", "")
+"""The block's input; the whole block comes again."""
+
+
+def kept_bytes(shape: Transformer, kept: Kept, itemsize: int = 2, fused_attention: bool = True) -> float:
+    """Bytes a block keeps of an image for the backward pass.
+
+    In features of a token, width d and MLP ratio r, `ALL` is ``10 + 6 r`` numbers in the dtype of the computation (6 r are
+    JAX's GELU by tanh and its output) and 4 of the norms in float32. Attention that is not fused adds the weights of all
+    tokens in float32 and in the dtype, a fused one a float32 for each head. `PRODUCTS` is ``6 + r``, and adaLN's 6 of
+    an image; `INPUTS` is 1. Those of `ALL` are what ``jax.grad`` asks to keep, which a compiler may lessen.
+
+    Args:
+        shape: the transformer.
+        kept: what is kept.
+        itemsize: bytes of a number of the computation, 2 or 4.
+        fused_attention: whether attention's weights are never written out.
+    """
+    if kept == INPUTS:
+        per_token = itemsize * shape.width
+    elif kept == PRODUCTS:
+        per_token = itemsize * ((6 + shape.mlp_ratio) + 6 / shape.tokens) * shape.width
+    else:
+        weights = 4 if fused_attention else (4 + itemsize) * shape.tokens
+        per_token = (itemsize * (10 + 6 * shape.mlp_ratio) + 16) * shape.width + weights * shape.heads
+    return per_token * shape.tokens
+
+
+def activation_bytes(shape: Transformer, kept: Kept, images: int) -> float:
+    """Bytes of intermediate values at their peak: what all blocks keep, and one block all of whose values are there."""
+    working = kept_bytes(shape, ALL)
+    return images * (shape.depth * kept_bytes(shape, kept) + working)
