@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 from experiments.scaling.hardware import Hardware
-from experiments.scaling.training import COMPUTE, FLOAT, STATE, UPDATE, Setting, traffic
+from experiments.scaling.training import BFLOAT16, FLOAT, STATE, UPDATE, Setting, traffic
 from experiments.scaling.transformer import ALL, INPUTS, Transformer, forward_flops, parameters
 
 # A pass of the update over all state: the gradient twice (norm, moments), the state read twice but the average once,
 # two values written and read while the guard waits, and the state written.
 UPDATE_TRAFFIC = 2 * FLOAT + (STATE - FLOAT) + STATE + 2 * (UPDATE - FLOAT) + STATE
 """Bytes to and from memory for a parameter in an update. Counted by hand."""
-CAST_TRAFFIC = FLOAT + COMPUTE
+CAST_TRAFFIC = FLOAT + BFLOAT16
 """Bytes for a parameter to make its copy in the dtype of the computation."""
 
 
@@ -52,17 +52,17 @@ def operations(shape: Transformer, images: int) -> list[Operation]:
     d, r, rows = shape.width, shape.mlp_ratio, images * shape.tokens
 
     def product(inputs: float, outputs: float) -> Operation:
-        size = COMPUTE * rows * (inputs + outputs)
+        size = BFLOAT16 * rows * (inputs + outputs)
         return Operation(2 * rows * inputs * outputs, size, inputs * outputs)
 
     def elementwise(features: float) -> Operation:
-        return Operation(0.0, COMPUTE * rows * features, again=True)
+        return Operation(0.0, BFLOAT16 * rows * features, again=True)
 
     return [
-        Operation(12 * images * d**2, COMPUTE * images * 7 * d, 6 * d**2),
+        Operation(12 * images * d**2, BFLOAT16 * images * 7 * d, 6 * d**2),
         elementwise(2 * d),
         product(d, 3 * d),
-        Operation(4 * rows * shape.tokens * d, COMPUTE * rows * 4 * d, again=True),
+        Operation(4 * rows * shape.tokens * d, BFLOAT16 * rows * 4 * d, again=True),
         product(d, d),
         elementwise(4 * d),  # gate, residual, norm: two read, two written
         product(d, r * d),
@@ -88,9 +88,9 @@ def step_seconds(setting: Setting) -> Seconds:
     images = setting.images // setting.num_microbatches
     pieces = []
     for operation in operations(shape, images):
-        forward = _timed(hardware, operation.flops, operation.bytes + COMPUTE * operation.weights)
+        forward = _timed(hardware, operation.flops, operation.bytes + BFLOAT16 * operation.weights)
         backward = _timed(
-            hardware, 2 * operation.flops, 2 * operation.bytes + (COMPUTE + FLOAT) * operation.weights
+            hardware, 2 * operation.flops, 2 * operation.bytes + (BFLOAT16 + FLOAT) * operation.weights
         )
         again = setting.kept == INPUTS or (setting.kept != ALL and operation.again)
         pieces += [forward] * (1 + setting.gradual + again) + [backward]

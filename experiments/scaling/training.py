@@ -5,9 +5,9 @@ from typing import NamedTuple
 from experiments.scaling.collectives import Traffic, all_gather, all_reduce, groups, reduce_scatter
 from experiments.scaling.hardware import Hardware
 from experiments.scaling.transformer import (
+    ALL,
     Kept,
     Transformer,
-    activation_bytes,
     block_parameters,
     kept_bytes,
     parameters,
@@ -15,13 +15,16 @@ from experiments.scaling.transformer import (
 
 FLOAT = 4
 """Bytes of parameters, their average, each of Adam's two moments, and the gradient."""
-COMPUTE = 2
-"""Bytes of a number of the computation."""
+BFLOAT16 = 2
+"""Bytes of a number of the computation, and of the base, in the tables."""
 STATE = 4 * FLOAT
 """Bytes of the state for a parameter."""
 UPDATE = 3 * FLOAT
 """Bytes for a parameter at the peak of an update: the gradient, and two values that wait until the guard knows that all
 is finite. Read off the compiled step, not derived."""
+LOOP = FLOAT
+"""Bytes for a parameter gathered whole that a loop over micro-batches holds beside all that is accounted for. Read off,
+too."""
 
 
 class Setting(NamedTuple):
@@ -38,8 +41,12 @@ class Setting(NamedTuple):
     kept: Kept
     gradual: bool = True
     """Whether the base is evaluated on every row, else plain fine-tuning."""
-    base: int = COMPUTE
+    base: int = BFLOAT16
     """Bytes of a parameter of the base."""
+    compute: int = BFLOAT16
+    """Bytes of a number of the computation."""
+    fused_attention: bool = True
+    """Whether attention's weights are never written out."""
     by_layer: bool = False
     """Whether parameters are gathered block by block, in both passes, instead of whole, once a step (as here)."""
 
@@ -72,8 +79,8 @@ class Memory(NamedTuple):
 def memory(setting: Setting) -> Memory:
     """Bytes on each device.
 
-    The transient part is that of the neediest of three moments: the base's forward pass, the end of the backward pass,
-    the update. Small arrays that are whole on every device (biases) are counted as split.
+    The transient part is that of the neediest of three moments: the base's forward pass, the backward pass with what
+    all blocks keep and all values of one, the update. Small arrays that are whole on every device (biases) are counted as split.
     """
     shape, part, whole = setting.shape, setting.part, parameters(setting.shape)
     split, accumulates = setting.fsdp > 1, setting.num_microbatches > 1
@@ -81,12 +88,16 @@ def memory(setting: Setting) -> Memory:
     # Of a model gathered by layer two blocks are whole: one at work, one on its way.
     gathered = min(whole, 2 * block_parameters(shape)) if setting.by_layer else whole
     base_gathered = setting.base * gathered if setting.gradual and split else 0.0
-    copies = COMPUTE * gathered
-    forward = (base_gathered + copies * (setting.base != COMPUTE), 0.0, images * kept_bytes(shape, setting.kept), 0.0)
+    copies = setting.compute * gathered if setting.compute != FLOAT else 0.0
+    base_copies = copies if setting.gradual and setting.base != setting.compute else 0.0
+    one_block = kept_bytes(shape, ALL, setting.compute, setting.fused_attention)
+    kept = kept_bytes(shape, setting.kept, setting.compute, setting.fused_attention)
+    forward = (base_gathered + base_copies, 0.0, images * one_block, 0.0)
     backward = (
         FLOAT * gathered * split + copies + base_gathered * accumulates,
-        FLOAT * (part + gathered * setting.by_layer if split and setting.by_layer else whole) + FLOAT * part * accumulates,
-        activation_bytes(shape, setting.kept, images),
+        FLOAT * (part + gathered if setting.by_layer else whole)
+        + accumulates * (FLOAT * part + LOOP * gathered * split),
+        images * (shape.depth * kept + one_block),
         0.0,
     )
     update = (0.0, FLOAT * part, 0.0, (UPDATE - FLOAT) * part)

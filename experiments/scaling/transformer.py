@@ -122,8 +122,3 @@ def kept_bytes(shape: Transformer, kept: Kept, itemsize: int = 2, fused_attentio
         per_token = (itemsize * (10 + 6 * shape.mlp_ratio) + 16) * shape.width + weights * shape.heads
     return per_token * shape.tokens
 
-
-def activation_bytes(shape: Transformer, kept: Kept, images: int) -> float:
-    """Bytes of intermediate values at their peak: what all blocks keep, and one block all of whose values are there."""
-    working = kept_bytes(shape, ALL)
-    return images * (shape.depth * kept_bytes(shape, kept) + working)
