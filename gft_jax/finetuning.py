@@ -45,7 +45,11 @@ class Adapter(NamedTuple):
 
 
 def full() -> Adapter:
-    """All parameters are trained, starting at the pretrained ones."""
+    """All parameters are trained, starting at the pretrained ones.
+
+    Those of a base in half precision start at the same values in float32, since in half precision most updates would be
+    lost. Parameters given to ``init`` of the fine-tuner keep their dtypes.
+    """
 
     def init(key: Key[Array, ""], base_params: Params) -> Params:
         if base_params is None:
@@ -53,7 +57,7 @@ def full() -> Adapter:
                 "without base_params there is nothing to start from: give base_params (to fine-tune a "
                 "pretrained drift) or params (to train from scratch)"
             )
-        return base_params
+        return jax.tree.map(_at_least_float32, base_params)
 
     return Adapter(init, lambda params, base_params: params)
 
@@ -362,9 +366,12 @@ def _all_finite(params: Params) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
-def _at_least_float32(leaf: Array) -> Array:
+def _at_least_float32(leaf: Any) -> Any:
     # In half precision an average with a decay near one would not move.
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    dtype = jnp.result_type(leaf)
+    return (
+        jnp.asarray(leaf, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4 else leaf
+    )
 
 
 def _copied(tree: Any) -> Any:

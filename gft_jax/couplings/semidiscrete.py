@@ -33,7 +33,7 @@ class SemidiscretePotentials(NamedTuple):
 
 
 def choose(
-    key: Key[Array, ""],
+    key: Key[Array, "*rows"],
     potentials: SemidiscretePotentials,
     x0: Shaped[Array | np.ndarray, "..."],
     x1: Shaped[Array | np.ndarray, "..."],
@@ -48,7 +48,7 @@ def choose(
     and ``converged`` are those of the potentials, and ``converged`` is False for ends that are not finite.
 
     Args:
-        key: of the draws where epsilon > 0.
+        key: of the draws where epsilon > 0; one, or one a row.
         potentials: of `fit_semidiscrete` for this dataset and the source of x0; they may be traced.
         x0: sources ``[rows, *event]``. Distances are held for a chunk of rows at a time, so that any number will do.
         x1: the dataset ``[num, *event]``.
@@ -90,11 +90,11 @@ def check_dataset_of(potentials: SemidiscretePotentials, x1: Shaped[Array | np.n
 
 
 @jax.jit
-def _choose(key: Key[Array, ""], potentials: SemidiscretePotentials, x0: Array, x1: Array) -> Pairing:
+def _choose(key: Key[Array, "*rows"], potentials: SemidiscretePotentials, x0: Array, x1: Array) -> Pairing:
     rows, size = len(x0), min(len(x0), max(1, MAX_HELD // len(x1)))
     num_chunks = -(-rows // size)
     index = jnp.arange(num_chunks * size).reshape(num_chunks, size) % rows  # the last chunk is filled up
-    keys = jax.random.split(key, rows)
+    keys = key if key.ndim else jax.random.split(key, rows)
     centre = jnp.mean(x1, axis=0, keepdims=True)  # of the dataset alone: no row of x0 may matter to another
 
     def of_chunk(chunk: Array) -> tuple[Array, Array, Array]:

@@ -3,12 +3,14 @@
 A drift is a pure function ``drift(params, t, x, cond=None)``; see `gft_jax.types.Drift`. ``from_linen``,
 ``from_nnx``, ``from_equinox`` and ``from_function`` give a model that form. ``blend`` and ``guide`` make one drift
 of two evaluations: base and fine-tuned, unconditional and conditional. ``as_score`` and ``as_sde_drift`` lead from
-a velocity to the drift of a stochastic process.
+a velocity to the drift of a stochastic process. ``in_precision`` computes a drift in bfloat16, ``rematerialised``
+trades memory for evaluations.
 """
 
 from gft_jax.drifts.adapters import from_equinox, from_function, from_linen, from_nnx
 from gft_jax.drifts.base import evaluate
 from gft_jax.drifts.guidance import BlendParams, GuidanceParams, blend, guide
+from gft_jax.drifts.precision import cast, in_precision, rematerialised
 from gft_jax.drifts.stochastic import as_score, as_sde_drift
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "as_score",
     "as_sde_drift",
     "blend",
+    "cast",
     "evaluate",
     "from_equinox",
     "from_function",
     "from_linen",
     "from_nnx",
     "guide",
+    "in_precision",
+    "rematerialised",
 ]

@@ -21,6 +21,7 @@ from gft_jax.couplings.base import check_source, split_arrays
 from gft_jax.couplings.semidiscrete import check_dataset_of
 from gft_jax.pairing.checks import check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
+from gft_jax.pairing.order import WHOLE, Share
 from gft_jax.pairing.sources import Source, standard_normal
 from gft_jax.pairing.stream import Batches, diagnosis
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
@@ -45,6 +46,7 @@ def chosen_batches(
     num_classes: int | None = None,
     cond_dropout: float = 0.0,
     null_cond: Any = None,
+    share: Share = WHOLE,
 ) -> Batches:
     """Training batches under the semi-discrete coupling of a source and a whole dataset::
 
@@ -73,6 +75,7 @@ def chosen_batches(
         num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
         cond_dropout: as in `batches`.
         null_cond: as in `batches`.
+        share: which rows of every batch the stream gives, as in `batches`; a row's choice is the same in any share.
 
     Raises:
         ValueError: for potentials of another dataset, and as `batches`.
@@ -84,7 +87,7 @@ def chosen_batches(
     event_shape = tuple(x1.shape[1:])
     if source is not None:
         check_source(source, event_shape)
-    arrays, programs = _programs(source, event_shape, dataset[0].dtype, batch_size)
+    arrays, programs = _programs(source, event_shape, dataset[0].dtype, batch_size, share)
     key = jax.random.key(seed)
 
     def at(step: SupportsIndex) -> tuple[Pairing, Batch]:
@@ -106,21 +109,23 @@ def chosen_batches(
 
 
 def _programs(
-    source: Source | None, event_shape: tuple[int, ...], dtype: Any, batch_size: int
+    source: Source | None, event_shape: tuple[int, ...], dtype: Any, batch_size: int, share: Share
 ) -> tuple[Any, _Programs]:
     """Arrays of the source, and the programs; those of N(0, I) are shared by all streams of the same shapes."""
     if source is None:
-        return None, _shared(event_shape, dtype, batch_size)
+        return None, _shared(event_shape, dtype, batch_size, share)
     arrays, static = split_arrays(source)
-    return arrays, _compiled(static, batch_size)
+    return arrays, _compiled(static, batch_size, share)
 
 
 @functools.lru_cache(maxsize=8)
-def _shared(event_shape: tuple[int, ...], dtype: Any, batch_size: int) -> _Programs:
-    return _compiled(standard_normal(event_shape, dtype), batch_size)
+def _shared(event_shape: tuple[int, ...], dtype: Any, batch_size: int, share: Share) -> _Programs:
+    return _compiled(standard_normal(event_shape, dtype), batch_size, share)
 
 
-def _compiled(static: Any, batch_size: int) -> _Programs:
+def _compiled(static: Any, batch_size: int, share: Share) -> _Programs:
+    own = share.rows(batch_size)
+
     def pair(
         key: Key[Array, ""],
         dropout: Any,
@@ -130,12 +135,13 @@ def _compiled(static: Any, batch_size: int) -> _Programs:
         step: Array,
     ) -> tuple[Pairing, Batch]:
         key_step = jax.random.fold_in(key, step)
-        keys_of_rows = keys_by_row(key_step, batch_size)
+        keys_of_rows = keys_by_row(key_step, batch_size)[own]
         keys = jax.vmap(jax.random.split)(keys_of_rows)
         source = static if arrays is None else eqx.combine(arrays, static)
         x0, source_cond = source(keys[:, 0])
         # Apart from the keys of the rows, whose numbers are smaller.
-        pairing = choose(jax.random.fold_in(key_step, 2**32 - 1), potentials, x0, dataset[0])
+        keys_choice = jax.random.split(jax.random.fold_in(key_step, 2**32 - 1), batch_size)[own]
+        pairing = choose(keys_choice, potentials, x0, dataset[0])
         x0, rows, row_cond, source_cond = apply(pairing, x0, *dataset, source_cond)
         row_cond = dropped(dropout, keys_of_rows, row_cond)
         return pairing, Batch(x0, rows, keys[:, 1], row_cond, source_cond)

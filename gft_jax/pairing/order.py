@@ -1,13 +1,43 @@
 """Which rows a step sees, and the keys of its rows: pure functions of (seed, step)."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from gft_jax.pairing.checks import check_integer
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
+
+
+class Share(NamedTuple):
+    """One of ``count`` equal parts, one after another, of the rows of every batch: what a process of several reads."""
+
+    index: int = 0
+    """Which part, from 0."""
+    count: int = 1
+    """How many there are."""
+
+    def rows(self, batch_size: int) -> slice:
+        """Its rows among those of the whole batch.
+
+        Raises:
+            ValueError: for a part that there is not, or rows that do not divide evenly.
+        """
+        check_integer("count of a share", self.count, 1)
+        check_integer("index of a share", self.index, 0)
+        if self.index >= self.count:
+            raise ValueError(f"a share counts from 0 to {self.count - 1}, got index {self.index}")
+        size, rest = divmod(batch_size, self.count)
+        if rest:
+            raise ValueError(
+                f"a batch of {batch_size} rows does not divide into {self.count} shares: use a multiple of {self.count}"
+            )
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+WHOLE = Share()
 
 
 def row_order(num_rows: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "batch_size"]:

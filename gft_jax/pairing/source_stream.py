@@ -7,14 +7,16 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from gft_jax.pairing.checks import check_cond, check_integer, checked_step, checked_steps
-from gft_jax.pairing.order import row_order
+from gft_jax.pairing.order import WHOLE, Share, row_order
 from gft_jax.pairing.sources import Source
 from gft_jax.pairing.stream import Batches
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
 
-def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = None) -> Batches:
+def source_batches(
+    source: Source, *, batch_size: int, seed: int, cond: Any = None, share: Share = WHOLE
+) -> Batches:
     """Batches of source rows alone, ``x1 = None``; the stream has no pairing, and asking for it is an error.
 
     Args:
@@ -22,10 +24,11 @@ def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = No
         batch_size: rows of a batch (over all devices).
         seed: fixes source rows, order of the conditions and all randomness of the training steps.
         cond: conditions to be met in reshuffled order, a pytree of ``[num, ...]``; None for none.
+        share: which rows of every batch the stream gives, as in `batches`.
 
     Raises:
         ValueError: for a batch size below one, a negative seed, conditions that are empty, of different length or not
-            finite.
+            finite, a share that there is not, or a batch that does not divide into shares.
     """
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
@@ -34,18 +37,18 @@ def source_batches(source: Source, *, batch_size: int, seed: int, cond: Any = No
     if num_conds == 0:
         raise ValueError("cond has no rows: give conditions [num, ...] with num >= 1, or None for none")
     check_cond("cond", cond, num_conds)
-    key = jax.random.key(seed)
+    key, own = jax.random.key(seed), share.rows(batch_size)
 
     @jax.jit
     def draw(key: Key[Array, ""], step: Array, row_cond: Any) -> Batch:
-        keys = jax.vmap(jax.random.split)(keys_by_row(jax.random.fold_in(key, step), batch_size))
+        keys = jax.vmap(jax.random.split)(keys_by_row(jax.random.fold_in(key, step), batch_size)[own])
         x0, source_cond = source(keys[:, 0])
         return Batch(x0, None, keys[:, 1], row_cond, source_cond)
 
     draw_many = jax.jit(jax.vmap(draw, in_axes=(None, 0, 0)))
 
     def conds_at(step: int) -> Any:
-        index = row_order(num_conds, batch_size, seed, step)
+        index = row_order(num_conds, batch_size, seed, step)[own]
         return jax.tree.map(lambda leaf: leaf[index], cond)
 
     def many(first_step: SupportsIndex, count: SupportsIndex) -> Batch:

@@ -14,7 +14,7 @@ from gft_jax.couplings import Coupling, Diagnostics, Pairing, apply, diagnose, e
 from gft_jax.couplings.base import check_source, flat_ends, permutation_pairing, split_arrays
 from gft_jax.pairing.checks import check_integer, check_stream, checked_step, checked_steps
 from gft_jax.pairing.dropout import dropout_of, dropped
-from gft_jax.pairing.order import row_order
+from gft_jax.pairing.order import WHOLE, Share, row_order
 from gft_jax.pairing.sources import Source, standard_normal
 from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
@@ -64,6 +64,7 @@ def batches(
     num_classes: int | None = None,
     cond_dropout: float = 0.0,
     null_cond: Any = None,
+    share: Share = WHOLE,
 ) -> Batches:
     """Training batches from a dataset held in memory.
 
@@ -90,13 +91,17 @@ def batches(
             objective that compares student and base gives both the condition of the batch, dropped or not.
         null_cond: the null condition, like one row of ``cond`` (leaves ``[...]`` where cond has ``[num, ...]``); for
             labels mostly ``num_classes``, which is then no class.
+        share: which rows of every batch the stream reads and gives (`gft_jax.parallel.share`); together the shares are
+            the whole batch, row by row and in order. Each is coupled within itself, as by ``per_shard(coupling,
+            share.count)`` of `gft_jax.couplings` on the whole batch (of several steps, the share's rows of these). One
+            plan over all rows: `share_of` a whole stream.
 
     Raises:
         ValueError: for empty or non-finite data (how many values, and the first rows that hold them), labels out
             of range, conditions of another length or not finite, source rows of another shape, a batch size below one,
             a negative seed, a pair size that is no multiple of the batch size or has no coupling; for dropout outside
             [0, 1], without conditions or without a null condition like theirs, a null condition without dropout, or
-            one that is a class.
+            one that is a class; for a share that there is not, or a batch that does not divide into shares.
 
     Source of the dropout: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
     """
@@ -106,7 +111,8 @@ def batches(
     event_shape, dtype = tuple(x1.shape[1:]), jnp.asarray(x1[:1]).dtype
     if source is not None:
         check_source(source, event_shape)
-    arrays, programs = _programs(source, coupling, event_shape, dtype, batch_size)
+    own = share.rows(batch_size)
+    arrays, programs = _programs(source, coupling, event_shape, dtype, batch_size, share)
     key = jax.random.key(seed)
 
     def steps_of(number: int) -> np.ndarray:
@@ -115,6 +121,7 @@ def batches(
     def rows_of_pairing(number: int) -> Any:
         # The rows of several steps are those of one large step.
         index = row_order(len(x1), batch_size * steps_a_pairing, seed, number)
+        index = index.reshape(steps_a_pairing, batch_size)[:, own].reshape(-1)
         return jax.tree.map(lambda leaf: leaf[index], (x1, cond))
 
     def paired(number: int) -> tuple[Pairing, Batch]:
@@ -146,11 +153,12 @@ def batches(
         first_step, count = checked_step(first_step), checked_steps(count)
         numbers = range(first_step // steps_a_pairing, (first_step + count - 1) // steps_a_pairing + 1)
         rows = [paired(number)[1] for number in numbers]
-        return _cut(rows, np.uint32(first_step % steps_a_pairing), count, batch_size)
+        return _cut(rows, np.uint32(first_step % steps_a_pairing), count, own.stop - own.start)
 
     def one_of_large(step: SupportsIndex) -> Batch:
         step = checked_step(step)
-        return _cut([paired(step // steps_a_pairing)[1]], np.uint32(step % steps_a_pairing), None, batch_size)
+        offset = np.uint32(step % steps_a_pairing)
+        return _cut([paired(step // steps_a_pairing)[1]], offset, None, own.stop - own.start)
 
     return Batches(one_of_large, many_of_large, pairing, diagnosed)
 
@@ -166,6 +174,7 @@ def _programs(
     event_shape: tuple[int, ...],
     dtype: Any,
     batch_size: int,
+    share: Share,
 ) -> tuple[Any, _Programs]:
     """Arrays of source and coupling, and the programs that take them.
 
@@ -174,27 +183,36 @@ def _programs(
     """
     arrays, static = split_arrays((source, coupling))
     if source is not None:
-        return arrays, _compiled(static, batch_size)
+        return arrays, _compiled(static, batch_size, share)
     leaves, structure = jax.tree.flatten(static[1])
     try:
-        programs = _shared(event_shape, dtype, tuple(leaves), structure, batch_size)
+        programs = _shared(event_shape, dtype, tuple(leaves), structure, batch_size, share)
     except TypeError:  # a coupling that cannot be hashed
-        programs = _compiled((standard_normal(event_shape, dtype), static[1]), batch_size)
+        programs = _compiled((standard_normal(event_shape, dtype), static[1]), batch_size, share)
     return arrays, programs
 
 
 @functools.lru_cache(maxsize=8)
 def _shared(
-    event_shape: tuple[int, ...], dtype: Any, leaves: tuple[Any, ...], structure: Any, batch_size: int
+    event_shape: tuple[int, ...],
+    dtype: Any,
+    leaves: tuple[Any, ...],
+    structure: Any,
+    batch_size: int,
+    share: Share,
 ) -> _Programs:
     coupling = jax.tree.unflatten(structure, leaves)
-    return _compiled((standard_normal(event_shape, dtype), coupling), batch_size)
+    return _compiled((standard_normal(event_shape, dtype), coupling), batch_size, share)
 
 
-def _compiled(static: tuple[Any, Any], batch_size: int) -> _Programs:
+def _compiled(static: tuple[Any, Any], batch_size: int, share: Share) -> _Programs:
+    own = share.rows(batch_size)
+
     def ends(key: Key[Array, ""], dropout: Any, arrays: Any, steps: Array) -> tuple[Any, Any, Any]:
         source, _ = eqx.combine(arrays, static)
-        keys_of_steps = jax.vmap(lambda step: keys_by_row(jax.random.fold_in(key, step), batch_size))(steps)
+        keys_of_steps = jax.vmap(lambda step: keys_by_row(jax.random.fold_in(key, step), batch_size)[own])(
+            steps
+        )
         keys_of_rows = keys_of_steps.reshape(-1)
         x0, source_cond = source(jax.vmap(lambda key: jax.random.split(key)[0])(keys_of_rows))
         return keys_of_rows, x0, source_cond
@@ -209,6 +227,8 @@ def _compiled(static: tuple[Any, Any], batch_size: int) -> _Programs:
         else:
             # A coupling has one key a pairing, apart from those of the rows, whose numbers are smaller.
             key_coupling = jax.random.fold_in(jax.random.fold_in(key, steps[0]), 2**32 - 1)
+            if share.count > 1:  # the key of `gft_jax.couplings.per_shard`
+                key_coupling = jax.random.fold_in(key_coupling, share.index)
             pairing = coupling(key_coupling, x0, rows, row_cond, source_cond)
             x0, rows, row_cond, source_cond = apply(pairing, x0, rows, row_cond, source_cond)
         row_cond = dropped(dropout, keys_of_rows, row_cond)

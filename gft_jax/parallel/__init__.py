@@ -8,6 +8,7 @@ processes (``start``) each reads its ``share`` of every batch.
 
 from gft_jax.parallel.mapped import AXIS, pmapped
 from gft_jax.parallel.meshes import ShardingRule, mesh, over_fsdp
+from gft_jax.parallel.processes import is_main, share, start
 from gft_jax.parallel.runner import Runner, single_device
 from gft_jax.parallel.sharding import sharded
 
@@ -15,9 +16,12 @@ __all__ = [
     "AXIS",
     "Runner",
     "ShardingRule",
+    "is_main",
     "mesh",
     "over_fsdp",
     "pmapped",
     "sharded",
+    "share",
     "single_device",
+    "start",
 ]
