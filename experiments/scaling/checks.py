@@ -55,9 +55,12 @@ class Check(NamedTuple):
 
 def abstract_batch(shape: Transformer, images: int) -> Batch:
     """Shapes of a batch with labels."""
-    image = ShapeDtypeStruct((images, shape.image, shape.image, shape.channels), jnp.float32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
-    return Batch(image, image, keys, ShapeDtypeStruct((images,), jnp.int32))
+
+    def batch() -> Batch:
+        x = jnp.zeros((images, shape.image, shape.image, shape.channels))
+        return Batch(x, x, jax.random.split(jax.random.key(0), images), jnp.zeros(images, jnp.int32))
+
+    return jax.eval_shape(batch)
 
 
 def abstract_params(network: Network) -> Any:
@@ -75,7 +78,7 @@ def forward(network: Network, images: int) -> Any:
 
 
 def step(network: Network, images: int, gradual: bool) -> Any:
-    """The lowered training step of the library, and the bytes of its state by parameter."""
+    """The lowered training step of the library, with float32 parameters and base."""
     drift = gft.drifts.from_linen(network)
     objective = gft.objectives.gradual(drift) if gradual else gft.objectives.flow_matching(drift)
     tuner = gft.finetuner(objective, optax.adam(1e-4), gft.cooling.constant(temperature=1.0))
@@ -110,7 +113,9 @@ def operation_checks() -> Iterator[Check]:
 def _rematerialised(kept: Kept, function: Any) -> Any:
     if kept.policy is None:
         return function
-    return jax.checkpoint(function, policy=getattr(jax.checkpoint_policies, kept.policy) if kept.policy else None)
+    return jax.checkpoint(
+        function, policy=getattr(jax.checkpoint_policies, kept.policy) if kept.policy else None
+    )
 
 
 def kept_checks() -> Iterator[Check]:
@@ -129,9 +134,12 @@ def kept_checks() -> Iterator[Check]:
 
         sizes = []
         for depth in (4, 8):
-            stacked = jax.tree.map(lambda leaf, n=depth: ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), params)
+            stacked = jax.tree.map(
+                lambda leaf, n=depth: ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), params
+            )
             compiled = jax.jit(jax.grad(loss)).lower(stacked, h).compile()
-            sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+            analysis: Any = compiled.memory_analysis()
+            sizes.append(analysis.temp_size_in_bytes)
         predicted = images * kept_bytes(SMALL, kept, itemsize=4, fused_attention=False)
         yield Check(f"kept by a block: {kept.name}", predicted, (sizes[1] - sizes[0]) / 4, "byte", "float32")
     block, h, embedding = Block(SMALL, jnp.bfloat16), h.astype(jnp.bfloat16), embedding.astype(jnp.bfloat16)
@@ -163,7 +171,10 @@ def step_memory_checks() -> Iterator[Check]:
             "read off here, then used",
         )
         yield Check(
-            f"{name} step, state written in place", STATE, compiled.alias_size_in_bytes / size, "byte / parameter"
+            f"{name} step, state written in place",
+            STATE,
+            compiled.alias_size_in_bytes / size,
+            "byte / parameter",
         )
 
 

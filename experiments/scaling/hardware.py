@@ -26,8 +26,8 @@ class Hardware(NamedTuple):
     links_reached: float = 0.8
     """Fraction of the links' rates in long collectives. An assumption."""
     memory_usable: float = 0.9
-    """Fraction of ``memory`` for arrays. JAX takes 0.75 unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; the rest is
-    the driver's, the collectives' buffers and fragmentation."""
+    """Fraction of ``memory`` for arrays; the rest is the driver's, the collectives' buffers and fragmentation. JAX
+    takes 0.75 unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
 
 
 H100 = Hardware("H100", 989.4e12, 80e9, 3.35e12, 450e9, 50e9)

@@ -52,9 +52,13 @@ class Network(nn.Module):
         """Velocity at flow times t ``[batch]``."""
         shape, batch = self.shape, x.shape[0]
         patch, side = shape.patch, x.shape[1] // shape.patch
-        patches = x.reshape(batch, side, patch, side, patch, -1).swapaxes(2, 3).reshape(batch, shape.tokens, -1)
+        patches = (
+            x.reshape(batch, side, patch, side, patch, -1).swapaxes(2, 3).reshape(batch, shape.tokens, -1)
+        )
         place = jnp.linspace(0.0, 1.0, shape.tokens)[:, None] * jnp.arange(1.0, shape.width + 1)
-        h = nn.Dense(shape.width, dtype=self.dtype, name="patches")(patches) + jnp.sin(place).astype(self.dtype)
+        h = nn.Dense(shape.width, dtype=self.dtype, name="patches")(patches) + jnp.sin(place).astype(
+            self.dtype
+        )
         angles = t[:, None] * jnp.geomspace(1.0, 50.0, TIME_FEATURES // 2)
         sinusoids = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         time = nn.Dense(shape.width, dtype=self.dtype, name="time_in")(sinusoids)

@@ -1,4 +1,4 @@
-"""Time of a training step by a roofline: each operation takes as long as its arithmetic or its bytes, whichever is more."""
+"""Time of a training step by a roofline: an operation takes as long as its arithmetic or, if longer, its bytes."""
 
 from typing import NamedTuple
 

@@ -80,7 +80,8 @@ def memory(setting: Setting) -> Memory:
     """Bytes on each device.
 
     The transient part is that of the neediest of three moments: the base's forward pass, the backward pass with what
-    all blocks keep and all values of one, the update. Small arrays that are whole on every device (biases) are counted as split.
+    all blocks keep and all values of one, the update. Small arrays that are whole on every device (biases) are counted
+    as split.
     """
     shape, part, whole = setting.shape, setting.part, parameters(setting.shape)
     split, accumulates = setting.fsdp > 1, setting.num_microbatches > 1
@@ -102,7 +103,9 @@ def memory(setting: Setting) -> Memory:
     )
     update = (0.0, FLOAT * part, 0.0, (UPDATE - FLOAT) * part)
     base = setting.base * part * setting.gradual
-    return Memory(FLOAT * part, FLOAT * part, 2 * FLOAT * part, base, *max(forward, backward, update, key=sum))
+    return Memory(
+        FLOAT * part, FLOAT * part, 2 * FLOAT * part, base, *max(forward, backward, update, key=sum)
+    )
 
 
 def traffic(setting: Setting) -> Traffic:

@@ -102,10 +102,10 @@ INPUTS = Kept("inputs", "")
 def kept_bytes(shape: Transformer, kept: Kept, itemsize: int = 2, fused_attention: bool = True) -> float:
     """Bytes a block keeps of an image for the backward pass.
 
-    In features of a token, width d and MLP ratio r, `ALL` is ``10 + 6 r`` numbers in the dtype of the computation (6 r are
-    JAX's GELU by tanh and its output) and 4 of the norms in float32. Attention that is not fused adds the weights of all
-    tokens in float32 and in the dtype, a fused one a float32 for each head. `PRODUCTS` is ``6 + r``, and adaLN's 6 of
-    an image; `INPUTS` is 1. Those of `ALL` are what ``jax.grad`` asks to keep, which a compiler may lessen.
+    For each feature of a token, with MLP ratio r, `ALL` is ``10 + 6 r`` numbers in the dtype of the computation (6 r
+    of them around JAX's GELU by tanh) and 4 of the norms in float32. Attention that is not fused adds its weights for
+    all tokens, in float32 and in the dtype; a fused one adds a float32 for each head. `PRODUCTS` is ``6 + r``, and
+    adaLN's 6 of an image; `INPUTS` is 1. `ALL` is what ``jax.grad`` asks to keep, which a compiler may lessen.
 
     Args:
         shape: the transformer.
@@ -121,4 +121,3 @@ def kept_bytes(shape: Transformer, kept: Kept, itemsize: int = 2, fused_attentio
         weights = 4 if fused_attention else (4 + itemsize) * shape.tokens
         per_token = (itemsize * (10 + 6 * shape.mlp_ratio) + 16) * shape.width + weights * shape.heads
     return per_token * shape.tokens
-
