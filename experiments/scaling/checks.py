@@ -95,7 +95,11 @@ def operation_checks() -> Iterator[Check]:
         yield Check(f"parameters of {shape.name}", parameters(shape), counted, "", "Flax, shapes alone")
     positions = SIT_XL_2.tokens * SIT_XL_2.width
     yield Check(
-        "the same with the positions", parameters(SIT_XL_2) + positions, PUBLISHED, "", "the authors' number"
+        "parameters of SiT-XL/2 with its positions",
+        parameters(SIT_XL_2) + positions,
+        PUBLISHED,
+        "",
+        "the authors' number",
     )
     note = "lowered, not compiled; XLA counts norms, softmax and GELU too"
     flops = forward(Network(SIT_XL_2), 1).cost_analysis()["flops"]
@@ -147,7 +151,9 @@ def kept_checks() -> Iterator[Check]:
     tokens = [leaf for leaf in jax.tree.leaves(residuals) if leaf.size >= h.size]
     asked = sum(leaf.size * leaf.dtype.itemsize for leaf in tokens)
     predicted = images * kept_bytes(SMALL, ALL, fused_attention=False)
-    yield Check("the same, all", predicted, asked, "byte", "bfloat16; as jax.vjp asks, not compiled")
+    yield Check(
+        f"kept by a block: {ALL.name}", predicted, asked, "byte", "bfloat16; as jax.vjp asks, not compiled"
+    )
 
 
 def step_memory_checks() -> Iterator[Check]:

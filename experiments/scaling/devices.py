@@ -30,7 +30,7 @@ from gft_jax.types import Batch
 SHAPE = Transformer("depth 2, width 64", depth=2, width=64, heads=4, image=4, classes=15)
 IMAGES = 16
 _BYTES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1}
-_MEMORY_NOTES = {True: "float32; what the loop adds is read off here", False: "float32"}
+_READ_OFF = {"fsdp": "loop", "mapped": "update"}
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
@@ -81,8 +81,14 @@ def held(tree: Any) -> int:
     return sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(tree))
 
 
-def checks(title: str, make_runner: Any, fsdp: int, num_microbatches: int, dumped: Path) -> list[Check]:
-    """A step of gradual fine-tuning with a float32 base, computed in float32."""
+def checks(name: str, dumped: Path) -> list[Check]:
+    """A step of gradual fine-tuning with a float32 base, computed in float32.
+
+    Args:
+        name: of a form.
+        dumped: where XLA writes the text of what it compiles.
+    """
+    title, make_runner, fsdp, num_microbatches = FORMS[name]
     network, size = Network(SHAPE), parameters(SHAPE)
     x = jax.random.normal(jax.random.key(0), (IMAGES, SHAPE.image, SHAPE.image, SHAPE.channels))
     base = network.init(jax.random.key(1), jnp.zeros(1), x[:1])["params"]
@@ -145,7 +151,7 @@ def checks(title: str, make_runner: Any, fsdp: int, num_microbatches: int, dumpe
             memory(setting).total / size,
             int(re.findall(r"Total bytes: (\d+)", report)[0]) / size,
             "byte / parameter",
-            _MEMORY_NOTES[fsdp > 1 and num_microbatches > 1],
+            f"float32; what the {_READ_OFF[name]} adds is read off here" if name in _READ_OFF else "float32",
         )
     )
     return found
@@ -156,7 +162,7 @@ def main() -> None:
     assert jax.local_device_count() == NUM_DEVICES, jax.local_devices()
     dumped = Path(os.environ["XLA_FLAGS"].split("--xla_dump_to=")[1].split()[0])
     for name in sys.argv[1:]:
-        for check in checks(*FORMS[name], dumped):
+        for check in checks(name, dumped):
             print(json.dumps(check._asdict()), flush=True)
 
 
