@@ -29,10 +29,10 @@ class Conditional(Comparison):
     steps: int = 12_000
     digit_steps: int = 4000
     """Training steps on digits, which have a larger network."""
-    rate: Rate = "constant"
-    """Whether the learning rate stays at 1e-3, or falls to zero as a cosine, from 3e-3 in the plane and 1e-3 on digits.
-    One that stays leaves the noise of the last batches in the flow, and couplings differ in this noise. Page and figure
-    of a cosine have its name in theirs."""
+    rate: Rate = "cosine"
+    """Whether the learning rate falls to zero as a cosine, from 3e-3 in the plane and 1e-3 on digits, or stays at 1e-3:
+    it then leaves the noise of the last batches in the flow, and couplings differ in this noise. Page and figure of a
+    constant rate have its name in theirs."""
     out: Path = Path("runs/couplings/conditional")
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class Conditional(Comparison):
             | {"real": TASKS[task](last).real}
             for task in self.tasks
         }
-        stem = "couplings_conditional" + ("" if self.rate == "constant" else f"_{self.rate}")
+        stem = "couplings_conditional" + ("" if self.rate == "cosine" else f"_{self.rate}")
         save(comparison_figure(samples), self.page_folder / f"{stem}.png")
         command = "python -m experiments.couplings conditional"
         for flag in ("tasks", "couplings", "seeds"):
