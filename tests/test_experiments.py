@@ -370,6 +370,17 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkey
         (["digits", "--base-every", "3"], "--base-every is 3; allowed is a divisor of batch_size"),
         (["digits", "--seeds", "1", "1"], "each seed once"),
         (["digits", "--coupling", "optimal"], "independent"),
+        (["digits", "--log-every", "3"], "--log-every is 3; allowed is a divisor of eval_every=50"),
+        (
+            ["digits", "--checkpoint-every", "75"],
+            "--checkpoint-every is 75; allowed is a multiple of eval_every=50",
+        ),
+        (["digits", "--keep-every", "100"], "a multiple of --checkpoint-every (which is None)"),
+        (["digits", "--skip-non-finite", "-1"], "--skip-non-finite is -1; allowed is at least 0"),
+        (
+            ["digits", "--profile", "9", "4"],
+            "--profile is 9 4; allowed is two steps FIRST < END, from 0 to 2000",
+        ),
         (["digits", "--resume"], "nothing to resume"),
         (["digits", "--out", __file__], "is a file: give --out"),
     ],

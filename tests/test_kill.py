@@ -35,7 +35,7 @@ SETTINGS = dict(
 FLAGS = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in SETTINGS.items())
 SAVE_EVERY = 40  # ten chunks
 ROWS_BEFORE = 2  # floor and base
-ROWS_OF_METHOD = 1 + 2 * 40 + 1  # the start, the chunks, and the timing
+ROWS_OF_METHOD = 1 + 2 * 40 + 2  # the start, the chunks, the best checkpoint, and the timing
 
 AT_A_MOMENT = """
 import fnmatch, os, signal, sys
