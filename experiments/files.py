@@ -14,9 +14,18 @@ import numpy as np
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a kill leaves the old content or the new one."""
+    """Writes a file so that a kill leaves the old content or the new one.
+
+    Raises:
+        OSError: naming the file, if there is no room for it; the old content is still there.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:  # which names no file where the disk is full
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(f"{path} cannot be written: {error}") from error
     os.replace(partial, path)
 
 

@@ -52,7 +52,8 @@ def main() -> int:
         return 2
     config = parse(sys.argv[1:])
     # Orbax would print pages of tracebacks of an error that is raised besides, and told below.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         config.check()
         join_processes(config)
