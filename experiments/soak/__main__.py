@@ -41,14 +41,14 @@ class Soak:
     devices: tuple[int, ...] = (2,)
     """Numbers of fake CPU devices; with several each session gets another, drawn at random, and the uninterrupted run
     the first."""
-    parallel: Literal["single", "pmap"] = "pmap"
-    """How the run uses its devices."""
+    parallel: Literal["single", "pmap", "sharded"] = "sharded"
+    """How the run uses its devices; sharded splits parameters over two, where there are so many."""
     methods: tuple[MethodName, ...] = ("gradual-self-paced", "plain")
     """Methods that the run trains, one after the other."""
     steps: int = 160
     """Steps of each method, a multiple of 4; at least 40."""
-    hidden: int = 16
-    """Width of the network."""
+    hidden: int = 64
+    """Width of the network; smaller ones have no parameters that are split."""
     seed: int = 0
     """Of the random moments."""
     out: Path = Path("runs/soak")
@@ -114,10 +114,14 @@ def soak(config: Soak) -> str:
             *map(str, value if isinstance(value, tuple) else (value,)),
         ]
     arguments += ["--checkpoint-every", str(2 * CHUNK)]
+
+    def on(devices: int) -> list[str]:
+        return [*arguments, *(["--fsdp", str(min(2, devices))] if config.parallel == "sharded" else [])]
+
     folders = {name: config.out.absolute() / name for name in ("uninterrupted", "interrupted")}
     for folder in folders.values():
         folder.mkdir(parents=True)
-    finish(folders["uninterrupted"], arguments, config.devices[0])
+    finish(folders["uninterrupted"], on(config.devices[0]), config.devices[0])
     # Both start from the base of the first: another number of devices would train another, by its rounding.
     (folders["interrupted"] / "runs").symlink_to(folders["uninterrupted"] / "runs")
     rows = rows_of(folders["uninterrupted"] / "run" / "metrics.jsonl")
@@ -126,10 +130,12 @@ def soak(config: Soak) -> str:
     outcomes = []
     for number, interruption in enumerate(planned, start=1):
         is_begun = (folders["interrupted"] / "run" / "config.json").exists()
-        outcome = interrupt(folders["interrupted"], arguments + ["--resume"] * is_begun, interruption)
+        given = on(interruption.devices) + ["--resume"] * is_begun
+        outcome = interrupt(folders["interrupted"], given, interruption)
         outcomes.append(outcome)
         print(f"{number} of {len(planned)}: {interruption.signal.name}, {outcome.rows_at} rows", flush=True)
-    finish(folders["interrupted"], [*arguments, "--resume"], rng.choice(config.devices))
+    last = rng.choice(config.devices)
+    finish(folders["interrupted"], [*on(last), "--resume"], last)
 
     runs = {name: folder / "run" for name, folder in folders.items()}
     errors, row_distance = row_errors(rows_of(runs["interrupted"] / "metrics.jsonl"), rows)
