@@ -132,4 +132,4 @@ def finish(run: RunFolder, started: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    gft.parallel.leave(main())
