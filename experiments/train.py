@@ -147,4 +147,4 @@ def finish(run: RunFolder, started: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    gft.parallel.leave(main())

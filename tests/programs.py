@@ -25,12 +25,17 @@ def on_fake_devices(name, *arguments, num_devices=NUM_DEVICES):
 
     Its first argument is the number of devices.
     """
-    [printed] = together([[name, num_devices, *arguments]], num_devices)
+    [printed] = together([[beside(name), num_devices, *arguments]], num_devices)
     return printed
 
 
+def beside(name):
+    """Path of a program beside the tests."""
+    return Path(__file__).with_name(name)
+
+
 def together(commands, num_devices):
-    """What programs print, each ``[name, *arguments]`` and with so many fake devices, that run at the same time."""
+    """What programs print that run at the same time, each given to Python as arguments and so many fake devices."""
     flags = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices} "
         "--xla_cpu_collective_call_terminate_timeout_seconds=60"
@@ -44,17 +49,16 @@ def together(commands, num_devices):
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    here = Path(__file__).parent
     running = [
         subprocess.Popen(
-            [sys.executable, str(here / name), *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=here.parent,
+            cwd=Path(__file__).parents[1],
         )
-        for name, *arguments in commands
+        for arguments in commands
     ]
     try:
         ended = [process.communicate(timeout=240) for process in running]

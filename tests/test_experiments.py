@@ -359,6 +359,13 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkey
     assert not out.exists()
 
 
+def test_processes_that_would_train_apart_are_refused(inside, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert call(monkeypatch, train, "digits", *TINY, "--out", inside / "apart") == 2
+    assert "--parallel is single, under which 2 processes would train apart" in capsys.readouterr().err
+    assert not (inside / "apart").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -368,6 +375,9 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(inside, monkey
         (["digits", "--learning-rate", "0"], "--learning-rate is 0.0; allowed is a finite number above 0"),
         (["digits", "--steps", "70"], "--eval-every is 50; allowed is a divisor of steps=70"),
         (["digits", "--base-every", "3"], "--base-every is 3; allowed is a divisor of batch_size"),
+        (["digits", "--fsdp", "2"], "--fsdp is 2; allowed is 1, unless --parallel is sharded"),
+        (["digits", "--parallel", "sharded", "--fsdp", "2"], "1 devices do not divide into groups of fsdp=2"),
+        (["reward", "--num-processes", "2"], "coordinator and process_id missing"),
         (["digits", "--seeds", "1", "1"], "each seed once"),
         (["digits", "--coupling", "optimal"], "independent"),
         (["digits", "--log-every", "3"], "--log-every is 3; allowed is a divisor of eval_every=50"),

@@ -1,13 +1,20 @@
 """Two processes take the run of one, and a start that fails says why. Each runs in a process of its own."""
 
 import json
+import shlex
 import socket
 
+import jax
 import numpy as np
 import pytest
-from programs import together
+from programs import beside, together
 
 import gft_jax as gft
+
+TRAIN = shlex.split(
+    "-m experiments.train digits --methods gradual-linear --steps 4 --eval-every 2 --base-steps 2 --hidden 8 --depth 1 "
+    "--batch-size 8 --num-target 16 --sampling-steps 2 --learning-rate 1e-3"
+)
 
 
 def free_port():
@@ -19,8 +26,9 @@ def free_port():
 def test_two_processes_of_two_devices_take_the_run_of_one_with_four():
     """Local plans are those of `per_shard`, whole ones those of one stream: losses agree to 1e-5, states to 1e-4."""
     port = free_port()
-    two = together([["processes_program.py", 2, process, 2, port] for process in (0, 1)], 2)
-    [one] = together([["processes_program.py", 4, 0, 1, 0]], 4)
+    program = beside("processes_program.py")
+    two = together([[program, 2, process, 2, port] for process in (0, 1)], 2)
+    [one] = together([[program, 4, 0, 1, 0]], 4)
     assert [printed["main"] for printed in two] == ["True", "False"]
     for form in ("pmap", "sharded", "whole_plan"):
         for printed in two:
@@ -35,6 +43,35 @@ def test_two_processes_of_two_devices_take_the_run_of_one_with_four():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["--parallel pmap", "--parallel sharded --fsdp 2"])
+def test_the_training_program_over_two_processes_is_that_of_one(form, tmp_path):
+    """To 1e-6; parameters are of order 0.1, and training moves them by 1e-3."""
+    port = free_port()
+    flags = [
+        *shlex.split(form),
+        "--coordinator",
+        f"127.0.0.1:{port}",
+        "--num-processes",
+        2,
+        "--out",
+        tmp_path / "two",
+    ]
+    together([[*TRAIN, *flags, "--process-id", process] for process in (0, 1)], 2)
+    together([[*TRAIN, "--out", tmp_path / "one"]], 1)
+    two, one = (gft.load(tmp_path / name, "gradual-linear") for name in ("two", "one"))
+    for ours, theirs in zip(*map(jax.tree.leaves, (two.params, one.params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    moved = [
+        np.abs(np.asarray(new) - np.asarray(old)).max()
+        for new, old in zip(*map(jax.tree.leaves, (one.params, one.base_params)), strict=True)
+    ]
+    assert max(moved) > 1e-4  # power
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [(row["method"], row["step"]) for row in rows if row["kind"] == "evaluation"]
+    assert len(evaluations) == len(set(evaluations))  # one process logs
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -45,7 +82,7 @@ def test_two_processes_of_two_devices_take_the_run_of_one_with_four():
     ],
 )
 def test_a_start_that_fails_says_why_and_in_time(case, message):
-    [printed] = together([["start_program.py", case]], 1)
+    [printed] = together([[beside("start_program.py"), case]], 1)
     assert printed["error"].startswith(message)
     assert float(printed["seconds"]) < 8
 

@@ -3,13 +3,14 @@
 One plan has more partners to choose from, so that its paths are shorter, and it does not depend on the number of
 devices. Three ways to it:
 
-* `gft_jax.pairing.batches` pairs the whole batch before `gft_jax.parallel.pmapped` splits it: nothing to do.
+* `gft_jax.pairing.batches` pairs the whole batch before `gft_jax.parallel` splits it: nothing to do. Over several
+  processes: `gft_jax.pairing.share_of`.
 * Inside ``pmap`` or ``shard_map``, where each device holds its share of the rows: `over_axis`.
 * Under ``jit``, on arrays whose rows are sharded over a mesh: every coupling as it is, since a sharding changes no
   result. `exact` gathers the costs on one device, which asks the host; XLA may log there that it replicates them
   ("involuntary full rematerialization").
 
-The plans of the shares are those of `per_shard`.
+The plans of the shares are those of `per_shard`, and of streams over several processes with a ``share``.
 """
 
 import functools

@@ -8,7 +8,7 @@ processes (``start``) each reads its ``share`` of every batch.
 
 from gft_jax.parallel.mapped import AXIS, pmapped
 from gft_jax.parallel.meshes import ShardingRule, mesh, over_fsdp
-from gft_jax.parallel.processes import is_main, share, start
+from gft_jax.parallel.processes import is_main, leave, share, start
 from gft_jax.parallel.runner import Runner, single_device
 from gft_jax.parallel.sharding import sharded
 
@@ -17,6 +17,7 @@ __all__ = [
     "Runner",
     "ShardingRule",
     "is_main",
+    "leave",
     "mesh",
     "over_fsdp",
     "pmapped",

@@ -1,7 +1,9 @@
 """Runs of several processes, of one host or of many, under JAX's distributed runtime."""
 
 import ipaddress
+import os
 import socket
+import sys
 import threading
 
 import jax
@@ -11,6 +13,7 @@ from gft_jax.sampling.arguments import checked_count
 
 # JAX itself ends a process that has waited in vain, without a word that a user could act on: we must be first.
 _MARGIN = 3600
+_PATIENCE = 10
 
 
 def start(
@@ -27,8 +30,8 @@ def start(
     Open MPI, an indexed Job of Kubernetes, Cloud TPU. Under SLURM and Open MPI each process then has one device: start
     as many on a host as it has devices.
 
-    A run needs all its processes to the end: when one dies the others end too, after a while, and the run goes on from
-    its last checkpoint when it is started again.
+    A run needs all its processes to the end: when one dies the others end too, after a minute or two, and the run goes
+    on from its last checkpoint when it is started again. A program ends with `leave`.
 
     Args:
         coordinator: ``host:port`` of process 0, where it listens: a port that is free there and reachable from other
@@ -83,6 +86,22 @@ def start(
         ) from found[0]
     if found:
         raise found[0]
+
+
+def leave(status: int) -> None:
+    """Ends the program with an exit status; to be called last.
+
+    A process that ends otherwise waits for all others to end, too, for up to five minutes. After an error that the
+    others may not have met this one waits ten seconds, and then ends, by which they learn of it and end in turn.
+    """
+    if status == 0 or not jax.distributed.is_initialized():
+        sys.exit(status)
+    leaving = threading.Thread(target=jax.distributed.shutdown, name="gft_jax.parallel.leave", daemon=True)
+    leaving.start()
+    leaving.join(_PATIENCE)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # sys.exit would wait for the others once more
 
 
 def is_main() -> bool:
