@@ -133,7 +133,7 @@ def test_the_adjoint_is_float32_under_a_half_precision_drift_and_base(params):
 
 def test_rematerialised_paths_have_the_same_gradient_in_less_memory():
     """Through eight steps of a deep network."""
-    module = gft.networks.ResidualMLP(hidden=16, depth=8)
+    module = gft.networks.ResidualMLP(hidden=16, depth=5)
     drift = gft.drifts.from_linen(module)
     fresh = gft.loading.init_params(module, jax.random.key(0), (3,))
     params = jax.tree.map(lambda leaf: leaf + np.float32(0.01), fresh)
