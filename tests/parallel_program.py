@@ -68,6 +68,12 @@ print("kept", not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept)))
 copies = {len(leaf.addressable_shards) for leaf in jax.tree.leaves((state.params, base))}
 print("copies", copies == {NUM_DEVICES})
 
+turned = gft.parallel.mesh(devices=jax.devices()[::-1])
+fetched = gft.parallel.sharded(gft.finetuner(objective, optax.sgd(1.0)), turned).fetch(base_params)
+print(
+    "first", {device for leaf in jax.tree.leaves(fetched) for device in leaf.devices()} == {jax.devices()[0]}
+)
+
 try:
     runner.step(state, base, jax.tree.map(lambda leaf: leaf[: 2 * NUM_DEVICES - 1], batch(0)))
 except ValueError as error:

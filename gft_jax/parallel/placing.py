@@ -43,8 +43,13 @@ def _put(leaf: Any, sharding: Sharding, may_alias: bool) -> Any:
 
 
 def fetched(tree: Any, replicated: Sharding) -> Any:
-    """A copy of the pytree on the first device of this process. All processes call it together."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copier(replicated)(tree))
+    """A copy of the pytree on the first of the devices that are of this process. All processes call it together."""
+
+    def first(leaf: jax.Array) -> jax.Array:
+        # A mesh may have its devices in another order; what else the process holds is on the first of its own.
+        return min(leaf.addressable_shards, key=lambda shard: shard.device.id).data
+
+    return jax.tree.map(first, _copier(replicated)(tree))
 
 
 @functools.lru_cache(maxsize=8)
