@@ -15,17 +15,19 @@ from experiments.soak.sessions import plan
 
 
 @pytest.mark.slow
-def test_a_run_on_changing_devices_comes_to_what_it_would_have_come_to(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("form", ["--parallel pmap", "--parallel sharded --hidden 64"])
+def test_a_run_on_changing_devices_comes_to_what_it_would_have_come_to(tmp_path, monkeypatch, capsys, form):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    flags = "--kills 2 --terms 1 --devices 1 2 --methods gradual-self-paced --steps 40 --seed 3"
+    flags = f"--kills 2 --terms 1 --devices 1 2 --methods gradual-self-paced --steps 40 --seed 3 {form}"
     out = tmp_path / "soak"
     assert call(monkeypatch, soak, *flags.split(), "--out", out) == 0, capsys.readouterr().err
     text = (out / "soak.md").read_text()
     assert text.count("SIGKILL") == 3
     assert "Rows that are missing, too many or twice: 0." in text
     # The two rounded their sums differently: it is not the same run compared with itself.
-    settings = soak.Soak(devices=(1, 2), methods=("gradual-self-paced",), steps=40).settings()
+    hidden = 64 if "sharded" in form else 16
+    settings = soak.Soak(devices=(1, 2), methods=("gradual-self-paced",), steps=40, hidden=hidden).settings()
     runs = [out / name / "run" for name in ("interrupted", "uninterrupted")]
     assert 0.0 < state_distance(*runs, settings) <= soak.TOLERANCE
 
@@ -82,6 +84,7 @@ def test_interruptions_are_spread_over_the_run_and_the_same_for_a_seed():
         ("--steps 42", "a multiple of 4, at least 40"),
         ("--devices 3", "divisors of 32"),
         ("--devices 2 --parallel single", "--devices is (2,); allowed is 1"),
+        ("--parallel sharded", "--hidden is 16; allowed is at least 64"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, monkeypatch, capsys, flags, message):

@@ -2,6 +2,7 @@
 
     python -m experiments.soak                       # 20 SIGKILLs, 5 SIGTERMs, all on two fake CPU devices: bit for bit
     python -m experiments.soak --devices 1 2 4 8     # each session on another number of them: within a tolerance
+    python -m experiments.soak --devices 1 2 4 8 --parallel sharded --hidden 64    # ... with the state split over them
 
 Ten to twenty minutes on two CPU cores. Results go to ``--out``: the two runs, and soak.md, the table of interruptions.
 """
@@ -41,14 +42,14 @@ class Soak:
     devices: tuple[int, ...] = (2,)
     """Numbers of fake CPU devices; with several each session gets another, drawn at random, and the uninterrupted run
     the first."""
-    parallel: Literal["single", "pmap"] = "pmap"
-    """How the run uses its devices."""
+    parallel: Literal["single", "pmap", "sharded"] = "pmap"
+    """How the run uses its devices; sharded splits parameters, optimiser state and average over all of a session."""
     methods: tuple[MethodName, ...] = ("gradual-self-paced", "plain")
     """Methods that the run trains, one after the other."""
     steps: int = 160
     """Steps of each method, a multiple of 4; at least 40."""
     hidden: int = 16
-    """Width of the network."""
+    """Width of the network; at least 64 with --parallel sharded, which leaves smaller arrays whole."""
     seed: int = 0
     """Of the random moments."""
     out: Path = Path("runs/soak")
@@ -78,6 +79,8 @@ class Soak:
         require(all(32 % number == 0 for number in self.devices), "devices", self.devices, "divisors of 32")
         several = self.parallel == "single" and max(self.devices) > 1
         require(not several, "devices", self.devices, "1, with --parallel single")
+        is_split = self.parallel != "sharded" or self.hidden >= 64
+        require(is_split, "hidden", self.hidden, "at least 64, with --parallel sharded")
         self.settings().check()
         if self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} is not empty: give --out a new folder")
@@ -105,19 +108,23 @@ def soak(config: Soak) -> str:
         Failed: if a session ended otherwise than it should, or the two runs differ.
     """
     settings, started = config.settings(), time.monotonic()
-    flags = ("methods", "steps", "eval_every", "base_steps", "hidden", "depth", "batch_size", "num_target")
+    names = ("methods", "steps", "eval_every", "base_steps", "hidden", "depth", "batch_size", "num_target")
     arguments = ["digits"]
-    for name in (*flags, "sampling_steps", "parallel"):
+    for name in (*names, "sampling_steps", "parallel"):
         value = getattr(settings, name)
         arguments += [
             f"--{name.replace('_', '-')}",
             *map(str, value if isinstance(value, tuple) else (value,)),
         ]
     arguments += ["--checkpoint-every", str(2 * CHUNK)]
+
+    def on(devices: int) -> list[str]:
+        return [*arguments, "--fsdp", str(devices)] if config.parallel == "sharded" else arguments
+
     folders = {name: config.out.absolute() / name for name in ("uninterrupted", "interrupted")}
     for folder in folders.values():
         folder.mkdir(parents=True)
-    finish(folders["uninterrupted"], arguments, config.devices[0])
+    finish(folders["uninterrupted"], on(config.devices[0]), config.devices[0])
     # Both start from the base of the first: another number of devices would train another, by its rounding.
     (folders["interrupted"] / "runs").symlink_to(folders["uninterrupted"] / "runs")
     rows = rows_of(folders["uninterrupted"] / "run" / "metrics.jsonl")
@@ -126,10 +133,12 @@ def soak(config: Soak) -> str:
     outcomes = []
     for number, interruption in enumerate(planned, start=1):
         is_begun = (folders["interrupted"] / "run" / "config.json").exists()
-        outcome = interrupt(folders["interrupted"], arguments + ["--resume"] * is_begun, interruption)
+        flags = [*on(interruption.devices), *["--resume"] * is_begun]
+        outcome = interrupt(folders["interrupted"], flags, interruption)
         outcomes.append(outcome)
         print(f"{number} of {len(planned)}: {interruption.signal.name}, {outcome.rows_at} rows", flush=True)
-    finish(folders["interrupted"], [*arguments, "--resume"], rng.choice(config.devices))
+    last = rng.choice(config.devices)
+    finish(folders["interrupted"], [*on(last), "--resume"], last)
 
     runs = {name: folder / "run" for name, folder in folders.items()}
     errors, row_distance = row_errors(rows_of(runs["interrupted"] / "metrics.jsonl"), rows)
