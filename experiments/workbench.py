@@ -157,7 +157,7 @@ class Workbench:
     def watch(self, folder: RunFolder, name: str, seed: int) -> Watch | None:
         """What sees the evaluations of a method and seed: the keeper of moving points, of the first seed."""
         planar = is_planar(self.event_shape) and seed == self.config.seeds[0]
-        return snapshot_keeper(folder.path, name) if planar else None
+        return snapshot_keeper(folder.path, name) if planar and folder.is_writer else None
 
     def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
         """The training loop of a method and seed."""

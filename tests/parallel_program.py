@@ -62,11 +62,28 @@ print("losses", np.abs(np.array(losses) / np.asarray(one_infos.loss) - 1).max())
 state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
 state, infos = jax.block_until_ready(runner.step_many(state, base, batches()))
 print("chunk", worst(runner.fetch(state).params, one.params))
-kept = runner.fetch(state.params)
-state, _ = jax.block_until_ready(runner.step(state, base, batch(0)))
-print("kept", not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept)))
+
+# What was placed, and what was fetched, outlive the step that is given the copy; at the start both are the base.
+single, replicated = (start(form, optax.sgd(1.0))[1] for form in (SINGLE, MAPPED))
+for name, form, given in (
+    ("single", SINGLE, replicated),
+    ("sharded", sharded, single),
+    ("pmap", MAPPED, single),
+):
+    runner, _, base = start(form, optax.sgd(1.0))
+    state = runner.place(given)
+    fetched = runner.fetch(state.params)
+    state, _ = jax.block_until_ready(runner.step(state, base, batch(0)))
+    print(f"{name}_kept", max(worst(given.params, base_params), worst(fetched, base_params)))
+    print(f"{name}_moved", worst(runner.fetch(state.params), base_params))
 copies = {len(leaf.addressable_shards) for leaf in jax.tree.leaves((state.params, base))}
 print("copies", copies == {NUM_DEVICES})
+
+turned = gft.parallel.mesh(devices=jax.devices()[::-1])
+fetched = gft.parallel.sharded(gft.finetuner(objective, optax.sgd(1.0)), turned).fetch(base_params)
+print(
+    "first", {device for leaf in jax.tree.leaves(fetched) for device in leaf.devices()} == {jax.devices()[0]}
+)
 
 try:
     runner.step(state, base, jax.tree.map(lambda leaf: leaf[: 2 * NUM_DEVICES - 1], batch(0)))

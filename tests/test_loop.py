@@ -177,6 +177,9 @@ def test_batches_that_are_not_finite_are_left_out_as_often_as_is_allowed(tmp_pat
     # The two of before still count: one more is not enough for two.
     with pytest.raises(loop.Stopped, match=r"at step 18 .*; 3 batches"):
         train(make(tmp_path, broken=(*broken, 17), skips=3))
+    # A session that allows fewer than were left out before goes on, up to the next one.
+    with pytest.raises(loop.Stopped, match=r"at step 16 .*step 12"):
+        train(make(tmp_path, broken=broken, skips=0))
     params = train(make(tmp_path, broken=broken, skips=3))
     assert "3 batches left out" in capsys.readouterr().out
     assert [row["step"] for row in rows_of(tmp_path, "skipped")] == [8, 10, 16]

@@ -82,6 +82,7 @@ def test_interruptions_are_spread_over_the_run_and_the_same_for_a_seed():
         ("--steps 42", "a multiple of 4, at least 40"),
         ("--devices 3", "divisors of 32"),
         ("--devices 2 --parallel single", "--devices is (2,); allowed is 1"),
+        ("--hidden 16", "--hidden is 16; allowed is at least 64"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, monkeypatch, capsys, flags, message):

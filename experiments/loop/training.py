@@ -241,9 +241,12 @@ class Loop(NamedTuple):
             Stopped: if these are more than are allowed.
         """
         bad = guard.not_finite(infos)
+        if not len(bad):
+            return 0
+        # A session may allow fewer than those before it have left out.
         found = [
             guard.describe(infos, step, int(index), self._where(inputs, infos, int(index)))
-            for index in bad[: self.skips - skipped + 1]
+            for index in bad[: max(self.skips - skipped, 0) + 1]
         ]
         if skipped + len(bad) > self.skips:
             allowed = f"; {self.skips} batches were allowed to be left out" if self.skips else ""

@@ -2,6 +2,7 @@
 
     python -m experiments.soak                       # 20 SIGKILLs, 5 SIGTERMs, all on two fake CPU devices: bit for bit
     python -m experiments.soak --devices 1 2 4 8     # each session on another number of them: within a tolerance
+    python -m experiments.soak --devices 1 2 4 8 --parallel sharded --hidden 64    # ... with the state split over them
 
 Ten to twenty minutes on two CPU cores. Results go to ``--out``: the two runs, and soak.md, the table of interruptions.
 """
@@ -48,7 +49,7 @@ class Soak:
     steps: int = 160
     """Steps of each method, a multiple of 4; at least 40."""
     hidden: int = 64
-    """Width of the network; smaller ones have no parameters that are split."""
+    """Width of the network; at least 64 with --parallel sharded, which leaves smaller arrays whole."""
     seed: int = 0
     """Of the random moments."""
     out: Path = Path("runs/soak")
@@ -78,6 +79,8 @@ class Soak:
         require(all(32 % number == 0 for number in self.devices), "devices", self.devices, "divisors of 32")
         several = self.parallel == "single" and max(self.devices) > 1
         require(not several, "devices", self.devices, "1, with --parallel single")
+        is_split = self.parallel != "sharded" or self.hidden >= 64
+        require(is_split, "hidden", self.hidden, "at least 64, with --parallel sharded")
         self.settings().check()
         if self.out.exists() and any(self.out.iterdir()):
             raise ValueError(f"{self.out} is not empty: give --out a new folder")
@@ -105,9 +108,9 @@ def soak(config: Soak) -> str:
         Failed: if a session ended otherwise than it should, or the two runs differ.
     """
     settings, started = config.settings(), time.monotonic()
-    flags = ("methods", "steps", "eval_every", "base_steps", "hidden", "depth", "batch_size", "num_target")
+    names = ("methods", "steps", "eval_every", "base_steps", "hidden", "depth", "batch_size", "num_target")
     arguments = ["digits"]
-    for name in (*flags, "sampling_steps", "parallel"):
+    for name in (*names, "sampling_steps", "parallel"):
         value = getattr(settings, name)
         arguments += [
             f"--{name.replace('_', '-')}",
@@ -130,8 +133,8 @@ def soak(config: Soak) -> str:
     outcomes = []
     for number, interruption in enumerate(planned, start=1):
         is_begun = (folders["interrupted"] / "run" / "config.json").exists()
-        given = on(interruption.devices) + ["--resume"] * is_begun
-        outcome = interrupt(folders["interrupted"], given, interruption)
+        flags = [*on(interruption.devices), *["--resume"] * is_begun]
+        outcome = interrupt(folders["interrupted"], flags, interruption)
         outcomes.append(outcome)
         print(f"{number} of {len(planned)}: {interruption.signal.name}, {outcome.rows_at} rows", flush=True)
     last = rng.choice(config.devices)

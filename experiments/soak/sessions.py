@@ -102,8 +102,8 @@ def interrupt(folder: Path, arguments: Sequence[str], interruption: Interruption
     """Runs a session until its interruption.
 
     Raises:
-        Failed: if it ended otherwise than by the signal; a session that has not come to its handler of SIGTERM, or has
-            nothing left to train, may end by the signal itself or with status zero.
+        Failed: if it ended otherwise than by the signal; a session that has not come to its handler of SIGTERM may end
+            by the signal itself.
     """
     log = folder / "run" / "metrics.jsonl"
     before = len(rows_of(log))

@@ -39,18 +39,27 @@ def _put(leaf: Any, sharding: Sharding, may_alias: bool) -> Any:
         # device_put would compare the values of all processes, leaf by leaf.
         host = np.asarray(leaf, jnp.result_type(leaf))
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+    if not may_alias and isinstance(leaf, jax.Array) and leaf.sharding != sharding:
+        # Where a device keeps what it has, device_put shares the buffer, even with may_alias=False: a step that is
+        # given the one would delete the other.
+        leaf = jnp.array(leaf, copy=True)
     return jax.device_put(leaf, sharding, may_alias=may_alias)
 
 
 def fetched(tree: Any, replicated: Sharding) -> Any:
-    """A copy of the pytree on the first device of this process. All processes call it together."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copier(replicated)(tree))
+    """A copy of the pytree on the first of the devices that are of this process. All processes call it together."""
+
+    def first(leaf: jax.Array) -> jax.Array:
+        # A mesh may have its devices in another order; what else the process holds is on the first of its own.
+        return min(leaf.addressable_shards, key=lambda shard: shard.device.id).data
+
+    return jax.tree.map(first, _copier(replicated)(tree))
 
 
 @functools.lru_cache(maxsize=8)
 def _copier(sharding: Sharding) -> Callable[[Any], Any]:
     def copied(tree: Any) -> Any:
-        # device_put would share the buffer of the first device, even with may_alias=False.
+        # device_put may share buffers, even with may_alias=False.
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
     return jax.jit(copied, out_shardings=sharding)

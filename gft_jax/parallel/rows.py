@@ -48,7 +48,7 @@ def spread(batch: Batch, mesh: Mesh, axis: int) -> Batch:
     Raises:
         ValueError: as `check_divides`.
     """
-    if not batch.x0.sharding.is_fully_addressable:
+    if isinstance(batch.x0, jax.Array) and not batch.x0.sharding.is_fully_addressable:
         return batch
     check_divides(batch, len(mesh.local_devices), axis)
     rows = NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from gft_jax.finetuning import FineTuner, StepInfo, TrainState
+from gft_jax.parallel.placing import put
 from gft_jax.types import Batch
 
 
@@ -26,7 +27,7 @@ class Runner(NamedTuple):
     step_many: Callable[[TrainState, Any, Batch], tuple[TrainState, StepInfo]]
     """The same for batches stacked along a leading axis."""
     place: Callable[[Any], Any]
-    """Copies a pytree (base parameters, a restored state) to where the steps want it."""
+    """Copies a pytree (base parameters, a restored state) to where the steps want it; what was given stays."""
     fetch: Callable[[Any], Any]
     """Copies a pytree to a single device, out of reach of the donation by later steps. In a run of several processes
     all of them call it together, and each gets a copy."""
@@ -37,7 +38,7 @@ def single_device(tuner: FineTuner, device: Any = None) -> Runner:
     sharding = SingleDeviceSharding(jax.local_devices()[0] if device is None else device)
 
     def place(tree: Any) -> Any:
-        return jax.device_put(tree, sharding, may_alias=False)
+        return put(tree, sharding)
 
     def init(key: Any, base_params: Any = None, params: Any = None) -> TrainState:
         return place(tuner.init(key, base_params, params))
