@@ -1,8 +1,7 @@
 """A run that is killed and asked to end again and again comes to what it would have come to undisturbed.
 
     python -m experiments.soak                       # 20 SIGKILLs, 5 SIGTERMs, all on two fake CPU devices: bit for bit
-    python -m experiments.soak --devices 1 2 4 8     # each session on another number of them: within a tolerance
-    python -m experiments.soak --devices 1 2 4 8 --parallel sharded --hidden 64    # ... with the state split over them
+    python -m experiments.soak --devices 1 2 4 8     # each session on another number of them, its state split anew
 
 Ten to twenty minutes on two CPU cores. Results go to ``--out``: the two runs, and soak.md, the table of interruptions.
 """
