@@ -27,7 +27,7 @@ def problem():
     return batch, base
 
 
-@pytest.mark.parametrize("num_updates", [1, 3])
+@pytest.mark.parametrize("num_updates", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_micro_batches_are_the_large_batch_to_rounding(num_updates, x64):
     """State, diagnostics, and what self-paced cooling makes of them; the base is seen on every third row."""
     batch, base = problem()

@@ -52,6 +52,7 @@ def test_runs_are_scored_after_whole_steps():
     assert cheaper.whole_steps(1, 4) == 4
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_cheaper_updates(monkeypatch, tmp_path):
     options = {"num_steps": 4}
     variants = {

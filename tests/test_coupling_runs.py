@@ -105,6 +105,7 @@ def test_a_flow_is_measured_on_points_of_its_seed(monkeypatch):
 # The program
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was_and_refuses_other_settings(
     monkeypatch, tmp_path, capsys
 ):

@@ -161,6 +161,7 @@ def test_an_interrupted_run_continues_to_the_same_result(inside, monkeypatch, ca
         assert log(out) == log(inside / "001")
 
 
+@pytest.mark.slow
 def test_parameters_and_checkpoints_that_cannot_be_read_are_made_again(inside, monkeypatch, capsys):
     out = inside / "killed"
     arguments = ("digits", *TINY, "--methods", "plain", "--out", out)
@@ -340,6 +341,7 @@ def test_the_potentials_of_the_semi_discrete_coupling_are_kept_with_the_run(insi
     assert not list(other.iterdir())
 
 
+@pytest.mark.slow
 def test_all_devices_under_pmap_give_the_same_run(inside, monkeypatch):
     out = inside / "pmap"
     arguments = ("digits", *TINY, "--methods", "gradual-linear", "--parallel", "pmap", "--out", out)

@@ -219,6 +219,7 @@ def bench_of(**settings):
     return workbench.Workbench(config, config.data())
 
 
+@pytest.mark.slow
 def test_what_is_replayed_is_sampled_and_compiled_once(caplog):
     bench = bench_of(methods=("diff-tuning",))
     base_params = bench.fresh_params(0)

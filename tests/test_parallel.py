@@ -65,6 +65,7 @@ def test_every_form_takes_the_run_of_one_device(num_devices):
     assert f"{rows} rows does not divide over {num_devices} devices" in printed["refused"]
 
 
+@pytest.mark.slow
 def test_all_forms_on_one_device_are_jit():
     """They are the same step, so that a program can always use them."""
     module = gft.networks.ResidualMLP(hidden=8, depth=1)

@@ -131,6 +131,7 @@ def test_the_adjoint_is_float32_under_a_half_precision_drift_and_base(params):
     assert np.any(controls[0] != controls[0].astype(HALF).astype(SINGLE))
 
 
+@pytest.mark.slow
 def test_rematerialised_paths_have_the_same_gradient_in_less_memory():
     """Through eight steps of a deep network."""
     module = gft.networks.ResidualMLP(hidden=16, depth=5)

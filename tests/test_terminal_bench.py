@@ -1,7 +1,6 @@
 """What a terminal run is wired from: objectives, rows, ratio, effective sample sizes, distances, doubts."""
 
 import json
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +121,7 @@ def test_effective_sizes_and_errors_that_are_logged(bench, tmp_path):
 
 def test_an_evaluation_is_held_against_the_law_of_its_step(bench, tmp_path):
     samples = np.random.default_rng(2).normal(size=(40, 2)).astype(np.float32)
-    folder = SimpleNamespace(path=tmp_path)
+    folder = RunFolder(tmp_path)
     watch = bench.watch(folder, "terminal-base", 0)
     step = 3  # of 8 cooling steps, from w = 0.05 to 1
     w = 0.05 + 0.95 * step / 8

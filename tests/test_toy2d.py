@@ -15,6 +15,7 @@ import gft_jax as gft
 from experiments import loop, planar, planar_animation, report, sample, train
 from experiments.data import toy2d
 from experiments.planar_figures import extent, moving_samples, path_panels, scatters, target_weights
+from gft_jax.checkpoints import Checkpoints
 
 LAWS = ("8-gaussians", "moons", "s-curve", "checkerboard")
 TINY = shlex.split(
@@ -195,7 +196,7 @@ def test_an_interrupted_run_ends_with_the_same_snapshots(inside, monkeypatch, ca
     out = inside / "interrupted"
     arguments = ("toy2d", *TINY, "--out", out)
     monkeypatch.setattr(train, "write_report", lambda run: run)
-    row, save = loop.Loop._row, loop.Checkpoints.save
+    row, save = loop.Loop._row, Checkpoints.save
 
     def interrupted(self, kind, **values):
         if (self.method, kind, values.get("step")) == ("gradual-linear", "evaluation", 6):
@@ -204,7 +205,7 @@ def test_an_interrupted_run_ends_with_the_same_snapshots(inside, monkeypatch, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_row", interrupted)
-        patch.setattr(loop.Checkpoints, "save", lambda self, step, *args: step > 2 or save(self, step, *args))
+        patch.setattr(Checkpoints, "save", lambda self, step, *args: step > 2 or save(self, step, *args))
         assert call(monkeypatch, train, *arguments) == 130
     before = snapshots_of(out)
     assert len(before) == 4
