@@ -46,7 +46,7 @@ def base_of_run(
     Also describes the network in the run folder, so that the run can be loaded.
     """
     event_shape = data.shape[1:]
-    if gft.parallel.is_main():
+    if folder.is_writer:
         describe_model(folder.path, module, event_shape)
     own = params_folder(folder.path, "base")
     params = found(own, init_params(module, jax.random.key(SEED), event_shape))

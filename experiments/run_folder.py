@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+import gft_jax as gft
 from experiments.configs.settings import OF_A_SESSION, RunSettings
 from experiments.files import read_json, write_atomically
 from experiments.log_sinks import Sink, sinks_of
@@ -33,7 +34,7 @@ class RunFolder:
     def __init__(self, path: Path, sinks: Sequence[Sink] = ()):
         self.path = path
         self.metrics = path / "metrics.jsonl"
-        self.is_writer = jax.process_index() == 0
+        self.is_writer = gft.parallel.is_main()
         self._sinks = sinks if self.is_writer else ()
 
     def log(self, rows: list[dict[str, Any]]) -> None:

@@ -100,8 +100,7 @@ def run(config: Settings | Reward) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
     folder = raise_reward(config, ROOT / Reward.experiment) if isinstance(config, Reward) else adapt(config)
-    if gft.parallel.is_main():
-        finish(folder, started)
+    finish(folder, started)
 
 
 def adapt(config: Settings) -> RunFolder:
@@ -126,7 +125,7 @@ def adapt(config: Settings) -> RunFolder:
                 samples[name] = evaluate(params)[1]
                 final[name] = params
 
-    if not gft.parallel.is_main():
+    if not folder.is_writer:
         return folder
     num_kept = NUM_POINTS if planar else NUM_IMAGES
     write_arrays(folder.path / "samples.npz", {name: x[:num_kept] for name, x in samples.items()})

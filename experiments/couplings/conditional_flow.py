@@ -11,6 +11,7 @@ import optax
 import gft_jax as gft
 from experiments.couplings.comparison import Outcome
 from experiments.couplings.conditional_tasks import Task
+from experiments.couplings.from_scratch import trained_from_scratch
 from gft_jax.couplings import Coupling
 from gft_jax.pairing import Batches
 from gft_jax.types import Drift, Params
@@ -31,7 +32,6 @@ WEIGHT_DECAY = 0.01
 BATCH_SIZE = 256
 NUM_STEPS = (1, 4, 100)
 """Euler steps of the samples that are scored."""
-_CHUNK = 100
 _SKEW_STEPS = 200
 """Batches by each half of which the skew is estimated."""
 
@@ -47,17 +47,10 @@ def run(task: Task, coupling: ConditionalCoupling, seed: int, num_steps: int, ra
 
 def trained(task: Task, drift: Drift, stream: Batches, seed: int, num_steps: int, rate: Rate) -> Params:
     """Parameters after ``num_steps`` of flow matching on the linear path."""
-    key = jax.random.key(seed)
-    event = task.x1.shape[1:]
-    params = task.network.init(key, jnp.zeros(1), jnp.zeros((1, *event)))["params"]
     cosine = optax.cosine_decay_schedule(task.learning_rate, num_steps)
     optimizer = optax.adamw(CONSTANT_RATE if rate == "constant" else cosine, weight_decay=WEIGHT_DECAY)
-    tuner = gft.finetuner(gft.objectives.flow_matching(drift), optimizer, averaging=None)
-    runner = gft.parallel.single_device(tuner)
-    state = runner.init(key, params=params)
-    for step in range(0, num_steps, _CHUNK):
-        state, _ = runner.step_many(state, None, stream.many(step, min(_CHUNK, num_steps - step)))
-    return state.params
+    event_shape = task.x1.shape[1:]
+    return trained_from_scratch(task.network, drift, event_shape, optimizer, stream, seed, num_steps)
 
 
 def measured(task: Task, drift: Drift, params: Params) -> Outcome:

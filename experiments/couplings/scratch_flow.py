@@ -10,6 +10,7 @@ import optax
 import gft_jax as gft
 from experiments.configs.settings import CouplingName
 from experiments.couplings.comparison import Outcome
+from experiments.couplings.from_scratch import trained_from_scratch
 from experiments.data.eight_to_moons import eight_gaussians, moons
 from experiments.methods import COUPLINGS
 from experiments.plain_mlp import PlainMLP
@@ -24,7 +25,6 @@ NUM_POINTS = 1000
 EULER_STEPS = 100
 NUM_PATHS = 200
 """Paths that are kept for the figure."""
-CHUNK = 100
 _DATA_SEED, _TEST_SEED = 20_230_201, 20_230_202
 
 
@@ -32,11 +32,7 @@ def trained(coupling: CouplingName, seed: int, num_steps: int) -> tuple[Drift, P
     """Drift and parameters after ``num_steps`` of flow matching on the linear path."""
     module = PlainMLP(WIDTH)
     drift = gft.drifts.from_linen(module)
-    key = jax.random.key(seed)
-    params = module.init(key, jnp.zeros(1), jnp.zeros((1, 2)))["params"]
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    tuner = gft.finetuner(gft.objectives.flow_matching(drift), optimizer, averaging=None)
-    runner = gft.parallel.single_device(tuner)
     stream = gft.pairing.batches(
         moons(np.random.default_rng(_DATA_SEED), NUM_DATA),
         batch_size=BATCH_SIZE,
@@ -44,10 +40,7 @@ def trained(coupling: CouplingName, seed: int, num_steps: int) -> tuple[Drift, P
         coupling=COUPLINGS[coupling](),
         source=eight_gaussians,
     )
-    state = runner.init(key, params=params)
-    for step in range(0, num_steps, CHUNK):
-        state, _ = runner.step_many(state, None, stream.many(step, min(CHUNK, num_steps - step)))
-    return drift, state.params
+    return drift, trained_from_scratch(module, drift, (2,), optimizer, stream, seed, num_steps)
 
 
 def measured(drift: Drift, params: Params, seed: int) -> Outcome:

@@ -70,7 +70,7 @@ def raise_reward(config: Settings, root: Path) -> RunFolder:
                 continue
             if seed == config.seeds[0]:
                 samples[name] = evaluate(params)[1]
-    if gft.parallel.is_main():
+    if folder.is_writer:
         write_arrays(folder.path / "samples.npz", {name: x[:NUM_KEPT] for name, x in samples.items()})
     return folder
 
