@@ -1,7 +1,8 @@
 """SIGTERM, by which schedulers announce that a run is to end: it is noted, and the loop stops where nothing is lost.
 
 `EXIT_STATUS` tells a script that the same command with ``--resume`` goes on (75 is ``EX_TEMPFAIL`` of sysexits.h, "try
-again later"). A second signal ends the process at once, as if it had never been handled.
+again later"). A second signal ends the process at once, as if it had never been handled: also in the middle of a
+compiled program, which Python could not interrupt.
 """
 
 import os
@@ -29,10 +30,7 @@ def watching() -> Iterator[None]:
     """Notes the first SIGTERM inside, and lets the second one end the process."""
 
     def note(number: int, frame: FrameType | None) -> None:
-        if _noted.is_set():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _noted.set()
         # Not print: the signal may have come in the middle of one.
         os.write(
