@@ -39,7 +39,8 @@ def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
         )
     everywhere = jax.devices() if devices is None else list(devices)
     num_local = len(everywhere) if num_processes == 1 else jax.local_device_count()
-    replicated = NamedSharding(Mesh(np.asarray(everywhere), (AXIS,)), PartitionSpec())
+    mesh = Mesh(np.asarray(everywhere), (AXIS,))
+    replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(tree: Any) -> Any:
         return put(tree, replicated)
@@ -61,9 +62,20 @@ def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
             donate_argnums=0,
         )
 
+        def split_and_map(state: TrainState, base_params: Any, batch: Batch) -> tuple[TrainState, StepInfo]:
+            return over_devices(state, base_params, _split_rows(batch, num_local, row_axis))
+
+        # pmap prepares its arguments in Python at every call; inside jit it is traced once.
+        rows = NamedSharding(mesh, PartitionSpec(*[None] * row_axis, AXIS))
+        jitted = jax.jit(split_and_map, in_shardings=(replicated, replicated, rows), donate_argnums=0)
+
         def run(state: TrainState, base_params: Any, batch: Batch) -> tuple[TrainState, StepInfo]:
-            state, info = over_devices(state, base_params, _split_rows(batch, num_local, row_axis))
-            return (state if num_processes == 1 else _of_all(state, replicated)), info
+            check_divides(batch, num_local, row_axis)
+            if num_processes == 1:
+                return jitted(state, base_params, batch)
+            # Under jit each process would have to give the rows of all.
+            state, info = split_and_map(state, base_params, batch)
+            return _of_all(state, replicated), info
 
         return run
 
@@ -85,7 +97,6 @@ def _of_all(state: TrainState, replicated: NamedSharding) -> TrainState:
 # One program: leaf by leaf it takes as long as a small step.
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _split_rows(batch: Batch, num_devices: int, axis: int) -> Batch:
-    num_rows = check_divides(batch, num_devices, axis)
     return jax.tree.map(
-        lambda leaf: leaf.reshape(*leaf.shape[:axis], num_devices, num_rows, *leaf.shape[axis + 1 :]), batch
+        lambda leaf: leaf.reshape(*leaf.shape[:axis], num_devices, -1, *leaf.shape[axis + 1 :]), batch
     )

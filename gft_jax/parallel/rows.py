@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gft_jax.types import Batch
 
 
-def check_divides(batch: Batch, num_devices: int, axis: int) -> int:
-    """Rows of a batch on each device.
+def check_divides(batch: Batch, num_devices: int, axis: int) -> None:
+    """Refuses a batch whose rows do not divide evenly over devices.
 
     Args:
         batch: the rows of this process.
@@ -33,7 +33,6 @@ def check_divides(batch: Batch, num_devices: int, axis: int) -> int:
                 f"batch{jax.tree_util.keystr(path)} has shape {leaf.shape}, which does not begin like that of x0, "
                 f"{batch.x0.shape}: all leaves of a batch have the same rows"
             )
-    return num_rows // num_devices
 
 
 def spread(batch: Batch, mesh: Mesh, axis: int) -> Batch:
