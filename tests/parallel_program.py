@@ -60,7 +60,8 @@ print("cooling", worst(many.cooling_state, one.cooling_state))
 print("losses", np.abs(np.array(losses) / np.asarray(one_infos.loss) - 1).max())
 
 state = runner.place(runner.fetch(runner.init(jax.random.key(0), base_params)))
-state, infos = jax.block_until_ready(runner.step_many(state, base, batches()))
+there = jax.device_put(batches(), jax.devices()[-1])  # as of a program that moves rows ahead of the step
+state, infos = jax.block_until_ready(runner.step_many(state, base, there))
 print("chunk", worst(runner.fetch(state).params, one.params))
 
 # What was placed, and what was fetched, outlive the step that is given the copy; at the start both are the base.
