@@ -2,5 +2,6 @@
 
 from gft_jax.networks.mlp import ResidualMLP
 from gft_jax.networks.sit import SiT
+from gft_jax.networks.stacking import stacked, unstacked
 
-__all__ = ["ResidualMLP", "SiT"]
+__all__ = ["ResidualMLP", "SiT", "stacked", "unstacked"]
