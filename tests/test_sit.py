@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import on_fake_devices
 
 import gft_jax as gft
-from gft_jax.drifts import GuidanceParams, from_linen, guide, in_precision
+from gft_jax.drifts import GuidanceParams, from_linen, guide
 from gft_jax.interop import read_state_dict, sit_of, sit_params, sit_state_dict
-from gft_jax.networks import SiT, stacked, unstacked
+from gft_jax.networks import stacked, unstacked
 
 DATA = Path(__file__).parent / "data"
 BOUND = 1e-5
@@ -26,7 +25,8 @@ def original():
     with np.load(DATA / "sit_tiny.npz") as file:
         arrays = dict(file)
     images = {name: array.transpose(0, 2, 3, 1) for name, array in arrays.items() if array.ndim == 4}
-    return module, sit_params(state, module, event_shape), arrays | images
+    params = sit_params(state, module, event_shape)
+    return module, params, {name: jnp.asarray(array) for name, array in (arrays | images).items()}
 
 
 def distance(ours, theirs):
