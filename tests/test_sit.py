@@ -149,7 +149,7 @@ def test_images_need_not_be_square_and_rows_depend_on_themselves_alone(original)
 
 
 def test_presets_have_the_published_parameters():
-    """In millions, without the table of positions: Table 1 of the DiT paper, arXiv:2212.09748, for patches of 2."""
+    """In millions, without the table of positions, for patches of 2: the DiT paper, arXiv:2212.09748."""
     published = {"S/2": 33, "B/2": 130, "L/2": 458, "XL/2": 675}
     assert len(PRESETS) == 12
     for name, millions in published.items():
