@@ -34,7 +34,13 @@ def test_a_gradual_step_is_four_passes_beside_three():
     )
     assert plain.flops == pytest.approx(written_out.flops, rel=0.01)
     assert rematerialised.flops / written_out.flops == pytest.approx(4 / 3, rel=0.05)
-    assert rematerialised.peak_bytes < 0.9 * written_out.peak_bytes
+    # Of twelve blocks in a loop, eight images each: their inputs stay, instead of all that is within them.
+    whole = sit_steps.network("S/2", scan=True)
+    least, most = (
+        sit_steps._compiled_step(module, "plain", 8, jnp.float32).peak_bytes
+        for module in (whole.clone(remat=True), whole)
+    )
+    assert least < 0.6 * most
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ TIME_FEATURES = 256
 _LONGEST_PERIOD = 10_000.0
 
 _SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     f"{size}/{patch}": {"hidden_size": hidden, "depth": depth, "num_heads": heads, "patch_size": patch}
     for size, (hidden, depth, heads) in _SIZES.items()
     for patch in (2, 4, 8)
@@ -242,7 +242,7 @@ class SiT(nn.Module):
             lambda block, tokens, embedding: (block(tokens, embedding), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # type: ignore[arg-type]
             length=self.depth,
         )
         return loop(block(*fields, name="blocks"), tokens, embedding)[0]
