@@ -133,6 +133,14 @@ def test_bfloat16_is_as_near_as_its_roundings(original):
     assert 2**-9 < error <= 60**0.5 * 2**-8
 
 
+def test_double_precision_is_kept(original, x64):
+    module, params, arrays = original
+    double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, arrays["t"], arrays["x"]))
+    velocity = jax.jit(from_linen(module))(*double, arrays["y"])
+    assert velocity.dtype == jnp.float64
+    assert distance(velocity, arrays["velocity"]) <= BOUND
+
+
 def test_images_need_not_be_square_and_rows_depend_on_themselves_alone(original):
     module, params, arrays = original
     apply = jax.jit(module.apply)
