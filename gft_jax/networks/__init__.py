@@ -1,5 +1,8 @@
 """Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
 
+from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
 from gft_jax.networks.mlp import ResidualMLP
+from gft_jax.networks.sit import SiT
+from gft_jax.networks.stacking import stacked, unstacked
 
-__all__ = ["ResidualMLP"]
+__all__ = ["ConditionEmbedding", "ResidualMLP", "SiT", "null_condition", "stacked", "unstacked"]
