@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from gft_jax.networks.convolution import conv_general_dilated
 from gft_jax.networks.embeddings import labels, sinusoids, vectors
 
 _INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups", "num_classes", "cond_features")
@@ -123,7 +124,7 @@ class UNet(nn.Module):
 
         h = _convolution(x, widths[0], self.param_dtype, "first")
         left = [h]
-        for level, width in enumerate(widths):
+        for level in range(len(widths)):
             if level:
                 h = _convolution(h, widths[level - 1], self.param_dtype, f"down_{level}", stride=2)
                 left.append(h)
@@ -132,7 +133,7 @@ class UNet(nn.Module):
                 left.append(h)
 
         def middle(h: Array, name: str) -> Array:
-            return _Residual(width, self.norm_groups, self.scale_shift, self.param_dtype, name=name)(
+            return _Residual(widths[-1], self.norm_groups, self.scale_shift, self.param_dtype, name=name)(
                 h, embedding
             )
 
@@ -251,6 +252,7 @@ def _convolution(
         (3, 3),
         stride,
         padding=1,
+        conv_general_dilated=conv_general_dilated,
         dtype=h.dtype,
         param_dtype=param_dtype,
         kernel_init=init,
