@@ -245,7 +245,10 @@ class _Attention(nn.Module):
 
 def _norm(h: Array, groups: int, param_dtype: DTypeLike, name: str) -> Array:
     """Group normalisation with a learnt scale and shift of each channel."""
-    return nn.GroupNorm(groups, epsilon=1e-5, dtype=h.dtype, param_dtype=param_dtype, name=name)(h)
+    # Two-pass variance: the mean of squares less the square of the mean cancels where a group has an offset.
+    return nn.GroupNorm(
+        groups, epsilon=1e-5, dtype=h.dtype, param_dtype=param_dtype, use_fast_variance=False, name=name
+    )(h)
 
 
 def _convolution(
