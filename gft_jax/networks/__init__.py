@@ -1,5 +1,6 @@
 """Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
 
+from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
 from gft_jax.networks.mlp import ResidualMLP
 
-__all__ = ["ResidualMLP"]
+__all__ = ["ConditionEmbedding", "ResidualMLP", "null_condition"]
