@@ -1,6 +1,7 @@
 """Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
 
+from gft_jax.networks import lora
 from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
 from gft_jax.networks.mlp import ResidualMLP
 
-__all__ = ["ConditionEmbedding", "ResidualMLP", "null_condition"]
+__all__ = ["ConditionEmbedding", "ResidualMLP", "lora", "null_condition"]
