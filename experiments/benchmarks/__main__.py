@@ -11,6 +11,7 @@ python -m experiments.benchmarks pot        couplings beside POT's exact solver;
 python -m experiments.benchmarks prefetching  training steps whose batches are coupled ahead, beside uncoupled ones
 python -m experiments.benchmarks data       training on a folder of images beside the same in memory; images per second
 python -m experiments.benchmarks overheads  what pmap on one device, checkpoints and log add to a training step
+python -m experiments.benchmarks lora       memory of a step of low-rank adapters beside that of all parameters
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -40,6 +41,7 @@ Which = Literal[
     "prefetching",
     "data",
     "overheads",
+    "lora",
     "distances",
 ]
 
@@ -101,7 +103,7 @@ def benchmark(
     else:
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
-        run = {"cheaper": _cheaper, "pairing": _pairing}.get(which, _ratios)
+        run = {"cheaper": _cheaper, "pairing": _pairing, "lora": _lora}.get(which, _ratios)
         text = run(which, rounds, widths, out, one_core, quick)
     print(text)
     print(f"written to {out / which}.md and .json")
@@ -185,6 +187,25 @@ def _pairing(
     cells, found = [pairing.cells(cost) for cost in costs], [cost._asdict() for cost in costs]
     title = "Pairings in the plane, by the number of rows that are coupled at once"
     return table.write_rows(out, which, title, facts, pairing.HEAD, cells, found)
+
+
+def _lora(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    if (rounds, widths, one_core) != (None, None, False):
+        raise ValueError("lora takes none of --rounds, --widths and --one-core: nothing is timed")
+    from experiments.benchmarks import lora, table
+
+    facts, found = table.machine(_PACKAGES), list(lora.measure(quick))
+    rows = [each._asdict() for each in found]
+    return table.write_rows(
+        out, which, lora.TITLE, facts, lora.HEAD, [lora.cells(each) for each in found], rows
+    )
 
 
 def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:

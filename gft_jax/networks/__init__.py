@@ -2,8 +2,19 @@
 
 from gft_jax.networks import lora
 from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
+from gft_jax.networks.freezing import freeze, freeze_all_but
 from gft_jax.networks.mlp import ResidualMLP
 from gft_jax.networks.sit import SiT
 from gft_jax.networks.stacking import stacked, unstacked
 
-__all__ = ["ConditionEmbedding", "ResidualMLP", "SiT", "lora", "null_condition", "stacked", "unstacked"]
+__all__ = [
+    "ConditionEmbedding",
+    "ResidualMLP",
+    "SiT",
+    "freeze",
+    "freeze_all_but",
+    "lora",
+    "null_condition",
+    "stacked",
+    "unstacked",
+]
