@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import gft_jax as gft
+from gft_jax.loading import init_params
 from gft_jax.networks import SiT
 from gft_jax.networks.lora import LowRank, low_rank
 
@@ -105,7 +106,7 @@ def _memory(module: SiT, adapted: LowRank | None, size: str, batch_size: int) ->
     )
 
     def start(key: Any) -> Any:
-        base = gft.loading.init_params(module, key, EVENT_SHAPE)
+        base = init_params(module, key, EVENT_SHAPE)
         x = jnp.zeros((batch_size, *EVENT_SHAPE))
         batch = gft.Batch(x, x, jax.random.split(key, batch_size), jnp.zeros(batch_size, int))
         return tuner.init(key, base), base, batch

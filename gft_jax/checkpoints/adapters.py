@@ -68,13 +68,16 @@ def load_adapters(
         )
     lora = low_rank(**metadata["settings"])
     shapes = jax.eval_shape(lambda base: lora.adapter.init(jax.random.key(0), base), base_params)
-    like = {
-        name: Factors(
-            *(
-                jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype))
-                for shape, dtype in zip(factors, metadata["dtypes"][name], strict=True)
-            )
-        )
-        for name, factors in shapes.items()
-    }
+    like = {name: _in_dtypes(factors, metadata["dtypes"][name]) for name, factors in shapes.items()}
     return lora, load_params(directory, like)
+
+
+def _in_dtypes(factors: Factors, dtypes: list[str]) -> Factors:
+    leaves, structure = jax.tree.flatten(factors)
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+            for leaf, dtype in zip(leaves, dtypes, strict=True)
+        ],
+    )

@@ -64,7 +64,7 @@ def run_adapted(scale: float, run: Callable[[], Array], names: Sequence[str], ch
         kernel, a, b = (module.get_variable("params", name) for name in (KERNEL, A, B))
         _check_layer(module, kernel, a, b)
         narrow = module.clone(features=a.shape[-1], use_bias=False, parent=None, name=None)
-        inner = narrow.apply({"params": {KERNEL: a}}, *args, **kwargs)
+        inner = jnp.asarray(narrow.apply({"params": {KERNEL: a}}, *args, **kwargs))
         parts = a.shape[-1] // b.shape[-2]
         inner = inner.reshape(*inner.shape[:-1], parts, -1)
         b = b.reshape(b.shape[0], parts, -1).astype(inner.dtype)
@@ -94,8 +94,9 @@ def _check_layer(module: nn.Module, kernel: Array, a: Array, b: Array) -> None:
     what = f"{type(module).__name__} {where}"
     if kernel.shape != (*a.shape[:-1], *b.shape[1:]):
         raise ValueError(
-            f"{what} runs with a kernel of shape {kernel.shape}, and its adapters have {a.shape} and {b.shape}: a kernel "
-            f'with a leading axis of layers, as nn.scan makes it, must be named by stacked, such as ["{where}/kernel"]'
+            f"{what} runs with a kernel of shape {kernel.shape}, and its adapters have {a.shape} and {b.shape}: a "
+            "kernel with a leading axis of layers, as nn.scan makes it, must be named by stacked, such as "
+            f'["{where}/kernel"]'
         )
     if not isinstance(module.features, int) or getattr(module, "transpose_kernel", False):
         raise ValueError(f"{what} does not have its outputs last in its kernel: adapt it by merging")
