@@ -13,6 +13,7 @@ python -m experiments.benchmarks prefetching  training steps whose batches are c
 python -m experiments.benchmarks data       training on a folder of images beside the same in memory; images per second
 python -m experiments.benchmarks overheads  what pmap on one device, checkpoints and log add to a training step
 python -m experiments.benchmarks sit        SiT: operations and memory by the compiler, share of the device's rate
+python -m experiments.benchmarks lora       memory of a step of low-rank adapters beside that of all parameters
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -44,6 +45,7 @@ Which = Literal[
     "data",
     "overheads",
     "sit",
+    "lora",
     "distances",
 ]
 
@@ -106,7 +108,7 @@ def benchmark(
     else:
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
-        run = {"cheaper": _cheaper, "pairing": _pairing, "sit": _sit}.get(which, _ratios)
+        run = {"cheaper": _cheaper, "pairing": _pairing, "sit": _sit, "lora": _lora}.get(which, _ratios)
         text = run(which, rounds, widths, out, one_core, quick)
     print(text)
     print(f"written to {out / which}.md and .json")
@@ -212,6 +214,25 @@ def _sit(
     facts["load_at_end"] = table.machine(()).get("load")
     cells, found = [sit.cells(each) for each in findings], [each._asdict() for each in findings]
     return table.write_rows(out, which, sit.TITLE, facts, sit.HEAD, cells, found)
+
+
+def _lora(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    if (rounds, widths, one_core) != (None, None, False):
+        raise ValueError("lora takes none of --rounds, --widths and --one-core: nothing is timed")
+    from experiments.benchmarks import lora, table
+
+    facts, found = table.machine(_PACKAGES), list(lora.measure(quick))
+    rows = [each._asdict() for each in found]
+    return table.write_rows(
+        out, which, lora.TITLE, facts, lora.HEAD, [lora.cells(each) for each in found], rows
+    )
 
 
 def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:

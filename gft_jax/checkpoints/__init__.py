@@ -13,11 +13,12 @@ silently where dtypes differ, so they are compared here first, and it restores a
 nothing were wrong, hence the checksums (Orbax 0.12.8).
 """
 
+from gft_jax.checkpoints.adapters import load_adapters, save_adapters
 from gft_jax.checkpoints.failures import NotSaved
 from gft_jax.checkpoints.files import Unreadable, set_aside
 from gft_jax.checkpoints.keeping import Best
 from gft_jax.checkpoints.leaves import fingerprint
-from gft_jax.checkpoints.params import has_params, load_params, save_params
+from gft_jax.checkpoints.params import has_params, load_params, params_metadata, save_params
 from gft_jax.checkpoints.processes import agreed
 from gft_jax.checkpoints.steps import Checkpoints
 
@@ -29,7 +30,10 @@ __all__ = [
     "agreed",
     "fingerprint",
     "has_params",
+    "load_adapters",
     "load_params",
+    "params_metadata",
+    "save_adapters",
     "save_params",
     "set_aside",
 ]

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import shutil
+from typing import Any
 
 from jaxtyping import PyTree
 
@@ -13,7 +14,9 @@ from gft_jax.checkpoints.processes import agreed
 from gft_jax.checkpoints.steps import Checkpoints
 
 
-def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
+def save_params(
+    directory: str | os.PathLike[str], params: PyTree, metadata: dict[str, Any] | None = None
+) -> None:
     """Write one tree once, such as the frozen base parameters of a run or its final ones.
 
     In a program of several processes all of them call this, as for `Checkpoints`.
@@ -22,6 +25,7 @@ def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
         directory: a directory for it alone; written in full or not at all. One that was cut short or damaged is set
             aside first, as ``<directory>.incomplete-<time>``.
         params: pytree of arrays, as for `Checkpoints.save`.
+        metadata: anything that JSON can hold, for `params_metadata`.
 
     Raises:
         FileExistsError: the directory holds a checkpoint already, or another process has written one meanwhile.
@@ -34,7 +38,7 @@ def save_params(directory: str | os.PathLike[str], params: PyTree) -> None:
         raise FileExistsError(taken)
     partial = pathlib.Path(agreed(lambda: str(_fresh_partial(target))))
     with Checkpoints(partial) as checkpoints:
-        checkpoints.save(0, params)
+        checkpoints.save(0, params, metadata)
     agreed(lambda: _give_name(partial, target, taken))
 
 
@@ -49,6 +53,12 @@ def load_params(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
     with Checkpoints(directory) as checkpoints:
         params, _ = checkpoints.restore(like, step=0)
     return params
+
+
+def params_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_params` was given as metadata; what is raised is that of `Checkpoints.metadata`."""
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.metadata(0)
 
 
 def _fresh_partial(target: pathlib.Path) -> pathlib.Path:

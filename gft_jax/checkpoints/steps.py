@@ -213,8 +213,20 @@ class Checkpoints:
                 except Unreadable:
                     self._unreadable.add(newest)
                     self._intact.discard(newest)
-        wanted = "checkpoint" if step is None else f"complete checkpoint of step {step}"
-        raise FileNotFoundError(f"no {wanted} in {self._directory}; incomplete steps: {list(self.skipped)}")
+        raise self._missing(step)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Metadata of a step alone, for what must be known before its tree can be asked for.
+
+        Raises:
+            FileNotFoundError: there is no such step, or it was cut short or damaged.
+            Unreadable: it cannot be read.
+        """
+        self.wait()
+        if not agreed(lambda: self._is_complete(step)):
+            raise self._missing(step)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            return _info(reader, self._directory / str(step))["metadata"]
 
     def wait(self) -> None:
         """Return when the last save is on disk.
@@ -279,13 +291,16 @@ class Checkpoints:
             self._intact.add(step)
         return step in self._intact
 
+    def _missing(self, step: int | None) -> FileNotFoundError:
+        wanted = "checkpoint" if step is None else f"complete checkpoint of step {step}"
+        return FileNotFoundError(f"no {wanted} in {self._directory}; incomplete steps: {list(self.skipped)}")
+
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         path = self._directory / str(step)
         leaves, values, treedef = flatten(like, ABSTRACT)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            with reading(path):
-                info = reader.restore(path, args=ocp.args.Composite(info=ocp.args.JsonRestore())).info
-                on_disk = [Leaf(*leaf) for leaf in info["leaves"]]
+            info = _info(reader, path)
+            on_disk = [Leaf(*leaf) for leaf in info["leaves"]]
             check_same(path, on_disk, leaves)
             names = {leaf.path: name_of(i, leaf) for i, leaf in enumerate(on_disk)}
             targets = {
@@ -331,6 +346,12 @@ class Checkpoints:
     def _empty_trash(self) -> None:
         if jax.process_index() == 0:
             shutil.rmtree(self._directory / _TRASH, ignore_errors=True)
+
+
+def _info(reader: ocp.Checkpointer, path: pathlib.Path) -> dict[str, Any]:
+    """Descriptions of the leaves, and the metadata."""
+    with reading(path):
+        return reader.restore(path, args=ocp.args.Composite(info=ocp.args.JsonRestore())).info
 
 
 def _as_stored(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """One embedding of a condition for all networks: class labels, vectors, or several of both by name."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,13 +84,13 @@ class ConditionEmbedding(nn.Module):
     def __call__(self, cond: Any, num_rows: int) -> Float[Array, "{num_rows} {self.features}"]:
         """Embedding of the conditions of ``num_rows`` rows; of null where there is none."""
         entries = self._entries(cond)
-        total = 0
+        embedded = []
         for name, classes in _by_name(self.num_classes, LABEL).items():
-            total += self.labels[name](_labels(name, entries.get(name), num_rows, classes))
+            embedded.append(self.labels[name](_labels(name, entries.get(name), num_rows, classes)))
         for name, width in _by_name(self.cond_features, VECTOR).items():
             vectors = _vectors(name, entries.get(name), num_rows, width, self.learned_null)
-            total += self.vectors[name](jnp.asarray(vectors, self.dtype))
-        return total
+            embedded.append(self.vectors[name](jnp.asarray(vectors, self.dtype)))
+        return functools.reduce(jnp.add, embedded)
 
     def _entries(self, cond: Any) -> Mapping[str, Any]:
         names = [*_by_name(self.num_classes, LABEL), *_by_name(self.cond_features, VECTOR)]

@@ -22,12 +22,17 @@ def l2_sp(objective: Objective, strength: float) -> Objective:
         strength: of the penalty, >= 0; per unit of squared parameter distance, in the unit of the loss.
 
     Raises:
-        ValueError: for a negative strength.
+        ValueError: for a negative strength; in a step, for parameters of another structure, as those of an adapter.
     """
     if not strength >= 0.0:
         raise ValueError(f"the strength of L2-SP must be >= 0, got {strength}")
 
     def loss(params: Any, base_params: Any, rows: Any, temperature: Array) -> Terms:
+        if jax.tree.structure(params) != jax.tree.structure(base_params):
+            raise ValueError(
+                "L2-SP is the distance of all parameters from the base's, and those of this drift have another "
+                "structure: where an adapter is trained, let the optimiser decay its weights (optax.adamw) instead"
+            )
         terms = objective.loss(params, base_params, rows, temperature)
         squares = jax.tree.map(lambda new, base: jnp.sum((new - base) ** 2), params, base_params)
         penalty = 0.5 * strength * sum(jax.tree.leaves(squares))
