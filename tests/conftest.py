@@ -14,7 +14,9 @@ from jaxtyping import install_import_hook
 # Compiled programs are kept: within a session for programs that are built again, and for the next session. Each worker
 # of pytest-xdist has its own: JAX writes a program in place, where another one could read half of it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax" / WORKER))
+jax.config.update(
+    "jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax" / WORKER)
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -9,6 +9,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from gft_jax.networks.labels import labels_of
+
 # Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
 # by time, which average-velocity training takes, is not dominated by one feature.
 _LARGEST_ANGULAR_FREQUENCY = 50.0
@@ -91,7 +93,7 @@ class ResidualMLP(nn.Module):
         sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
         embedding = dense(self.time_features, "time")(sinusoids.astype(x.dtype))
         if self.num_classes is not None:
-            labels = _labels(cond, x, self.num_classes)
+            labels = labels_of(cond, x, self.num_classes)
             table = nn.Embed(
                 self.num_classes + 1, self.time_features, x.dtype, self.param_dtype, name="condition"
             )
@@ -112,18 +114,6 @@ class ResidualMLP(nn.Module):
             h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
         velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
         return velocity.reshape(x.shape)
-
-
-def _labels(cond: Any, x: Array, num_classes: int) -> Array:
-    """Integer labels ``[batch]``; the null class in every row where there is no condition."""
-    if cond is None:
-        return jnp.full(x.shape[:1], num_classes)
-    if jnp.shape(cond) != x.shape[:1] or not jnp.issubdtype(jnp.result_type(cond), jnp.integer):
-        raise ValueError(
-            f"With num_classes={num_classes} cond must be integer labels of shape {x.shape[:1]} for x of shape "
-            f"{x.shape}; got {jnp.result_type(cond)} of shape {jnp.shape(cond)}."
-        )
-    return jnp.asarray(cond)
 
 
 def _vectors(cond: Any, x: Array, cond_features: int) -> Array:
