@@ -3,5 +3,6 @@
 from gft_jax.networks.mlp import ResidualMLP
 from gft_jax.networks.sit import SiT
 from gft_jax.networks.stacking import stacked, unstacked
+from gft_jax.networks.unet import UNet
 
-__all__ = ["ResidualMLP", "SiT", "stacked", "unstacked"]
+__all__ = ["ResidualMLP", "SiT", "UNet", "stacked", "unstacked"]

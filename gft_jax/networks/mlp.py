@@ -4,23 +4,11 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from gft_jax.networks.labels import labels_of
-
-# Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
-# by time, which average-velocity training takes, is not dominated by one feature.
-_LARGEST_ANGULAR_FREQUENCY = 50.0
-
-
-def _sinusoids(t: Float[Array, "batch"], num_features: int) -> Float[Array, "batch {num_features}"]:
-    """``cos(w_k t), sin(w_k t)``, the angular frequencies w_k spaced geometrically from 1 to the largest."""
-    frequencies = np.geomspace(1.0, _LARGEST_ANGULAR_FREQUENCY, num_features // 2)
-    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+from gft_jax.networks.embeddings import labels, sinusoids, vectors
 
 
 class ResidualMLP(nn.Module):
@@ -90,17 +78,15 @@ class ResidualMLP(nn.Module):
             return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
 
         # Angles are taken in float32 at least: half precision would round t itself.
-        sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
-        embedding = dense(self.time_features, "time")(sinusoids.astype(x.dtype))
+        features = sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
+        embedding = dense(self.time_features, "time")(features.astype(x.dtype))
         if self.num_classes is not None:
-            labels = labels_of(cond, x, self.num_classes)
             table = nn.Embed(
                 self.num_classes + 1, self.time_features, x.dtype, self.param_dtype, name="condition"
             )
-            embedding += table(labels)
+            embedding += table(labels(cond, x, self.num_classes))
         elif self.cond_features is not None:
-            vectors = _vectors(cond, x, self.cond_features)
-            embedding += dense(self.time_features, "condition")(vectors)
+            embedding += dense(self.time_features, "condition")(vectors(cond, x, self.cond_features))
         elif cond is not None:
             raise ValueError(
                 "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
@@ -114,18 +100,3 @@ class ResidualMLP(nn.Module):
             h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
         velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
         return velocity.reshape(x.shape)
-
-
-def _vectors(cond: Any, x: Array, cond_features: int) -> Array:
-    """Float conditions ``[batch, cond_features]`` in the dtype of x."""
-    expected = (x.shape[0], cond_features)
-    if cond is None:
-        raise ValueError(
-            f"With cond_features={cond_features} cond must be floats of shape {expected}; got None."
-        )
-    if jnp.shape(cond) != expected or not jnp.issubdtype(jnp.result_type(cond), jnp.floating):
-        raise ValueError(
-            f"With cond_features={cond_features} cond must be floats of shape {expected} for x of shape {x.shape}; "
-            f"got {jnp.result_type(cond)} of shape {jnp.shape(cond)}."
-        )
-    return jnp.asarray(cond, x.dtype)
