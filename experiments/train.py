@@ -21,6 +21,7 @@ from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
 from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
+from experiments.configs.wilds import Wilds
 from experiments.devices import check_devices, join_processes
 from experiments.files import write_arrays
 from experiments.images.bench import ImageBench
@@ -33,7 +34,13 @@ from experiments.summary_text import render_text
 from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 
-EXPERIMENTS: dict[str, type[Settings]] = {"digits": Digits, "toy2d": Toy2d, "terminal": Terminal, "images": Images}
+EXPERIMENTS: dict[str, type[Settings]] = {
+    "digits": Digits,
+    "toy2d": Toy2d,
+    "terminal": Terminal,
+    "images": Images,
+    "wilds": Wilds,
+}
 """Those that adapt a flow to new data."""
 ROOT = Path("runs")
 NUM_IMAGES = 64

@@ -81,9 +81,7 @@ def described_model(run: str | os.PathLike[str]) -> Described:
         name, event_shape = model["network"], tuple(model["event_shape"])
         settings = {key: _read(key, value) for key, value in model["settings"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} does not describe a network ({type(error).__name__}: {error})"
-        ) from error
+        raise ValueError(f"{path} does not describe a network ({type(error).__name__}: {error})") from error
     network = getattr(networks, name, None) if name in networks.__all__ else None
     if not (isinstance(network, type) and issubclass(network, linen.Module)):
         raise ValueError(f"{path} names the network {name!r}, which this version of gft_jax does not have")
@@ -110,10 +108,15 @@ def save_model(
     """
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     expected, given = (
-        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        {
+            jax.tree_util.keystr(path): jnp.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
         for tree in (like, params)
     )
-    differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    differing = sorted(
+        name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
+    )
     if differing:
         name = differing[0]
         raise ValueError(
@@ -200,11 +203,10 @@ def load(
     """
     run = Path(run)
     module, event_shape = described_model(run)
+    config: dict[str, Any] = {"methods": ["base"]}
     if (run / "config.json").is_file():
         config = json.loads((run / "config.json").read_text())
-    elif method in (None, "base") and has_params(params_folder(run, "base")):
-        config = {"methods": ["base"]}
-    else:
+    elif method not in (None, "base") or not has_params(params_folder(run, "base")):
         raise ValueError(f"{run} is not the folder of a run: it has no config.json")
     name: str = config["methods"][0] if method is None else method
     if name == "base":

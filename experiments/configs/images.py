@@ -157,9 +157,13 @@ class Images(Settings):
             require(value is None or value > 0.0, name, value, "above 0, or none")
         require(len(set(self.classes)) == len(self.classes), "classes", self.classes, "each class once")
         divides = self.batch_size % self.num_microbatches == 0
-        require(divides, "num_microbatches", self.num_microbatches, f"a divisor of batch_size={self.batch_size}")
+        require(
+            divides, "num_microbatches", self.num_microbatches, f"a divisor of batch_size={self.batch_size}"
+        )
         flips = self.flip and self.coupling == "semi-discrete"
-        require(not flips, "flip", self.flip, "off, with --coupling semi-discrete, whose images stay as they are")
+        require(
+            not flips, "flip", self.flip, "off, with --coupling semi-discrete, whose images stay as they are"
+        )
         self.feature_extractor()
         if not self.pretrain:
             self.pretrained()
@@ -214,7 +218,9 @@ class Images(Settings):
                     f"{found.event_shape} (height, width, channels); --size and --mode bring images to another shape"
                 )
         if self.remat:
-            require(hasattr(module, "remat"), "remat", True, f"off: {type(module).__name__} has no such setting")
+            require(
+                hasattr(module, "remat"), "remat", True, f"off: {type(module).__name__} has no such setting"
+            )
             module = module.clone(remat=True)
         # Refuses shapes that the network does not take.
         jax.eval_shape(lambda: init_params(module, jax.random.key(0), found.event_shape))

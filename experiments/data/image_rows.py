@@ -45,32 +45,19 @@ class LabelledRows(NamedTuple):
         return self._replace(labels=numbers[self.labels], classes=tuple(classes))
 
 
-class Taken(NamedTuple):
+class Taken:
     """Rows of these numbers out of others."""
 
-    rows: Rows
-    index: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(num, *event)``."""
-        return (len(self.index), *self.rows.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the rows."""
-        return np.dtype(self.rows.dtype)
-
-    @property
-    def finite(self) -> bool:
-        """Whether they are so by construction."""
-        return is_finite(self.rows)
+    def __init__(self, rows: Rows, index: np.ndarray) -> None:
+        self._rows, self._index = rows, index
+        self.shape = (len(index), *rows.shape[1:])
+        self.dtype, self.finite = np.dtype(rows.dtype), is_finite(rows)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self._index)
 
     def __getitem__(self, index: np.ndarray, /) -> np.ndarray:
-        return np.asarray(self.rows[self.index[index]])
+        return np.asarray(self._rows[self._index[index]])
 
 
 def folder_rows(
@@ -80,7 +67,7 @@ def folder_rows(
     if not folder.is_dir():
         raise ValueError(f"--data is {folder}, which is no folder and no .npz file; see --help")
     found = gft.data.images(folder, size=size, mode=mode, classes=classes or None)
-    return LabelledRows(found, found.labels, found.classes, _fingerprint(found.names, found.labels))
+    return LabelledRows(found, found.labels, found.classes, fingerprint(found.names, found.labels))
 
 
 def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledRows:
@@ -119,7 +106,7 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
     names = tuple(classes) or tuple(map(str, range(num_classes)))
     shape = latents.shape
     rows = latents if layout == "nhwc" else _Turned(latents)
-    return LabelledRows(rows, labels, names, _fingerprint([f"{shape} {latents.dtype}"], labels), "latents")
+    return LabelledRows(rows, labels, names, fingerprint([f"{shape} {latents.dtype}"], labels), "latents")
 
 
 class _Turned(Mapped):
@@ -138,8 +125,9 @@ class _Turned(Mapped):
 def split(data: LabelledRows, share: float, most: int) -> ShiftedData:
     """Rows to train on, and others to judge by, always the same ones.
 
-    ``held_out`` go through the classes in turn, and are at most ``most`` of the rows of the share that is held out, ``fresh`` as many of those to train on,
-    or all of them: a floor, in which real data are held against real data, does not mind.
+    ``held_out`` go through the classes in turn, and are at most ``most`` of the rows of the share that is held out;
+    ``fresh`` as many of those to train on, or all of them: a floor, in which real data are held against real data, does
+    not mind.
 
     Args:
         data: all rows.
@@ -190,7 +178,8 @@ def _read(rows: Rows, index: np.ndarray) -> np.ndarray:
     return gft.data.in_memory(Taken(rows, index)).astype(np.float32)
 
 
-def _fingerprint(names: Sequence[str], labels: np.ndarray | None) -> str:
+def fingerprint(names: Sequence[str], labels: np.ndarray | None) -> str:
+    """A digest of names and labels."""
     digest = hashlib.sha256("\n".join(names).encode())
     digest.update(b"" if labels is None else labels.tobytes())
     return digest.hexdigest()[:16]

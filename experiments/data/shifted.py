@@ -16,8 +16,8 @@ class Labels(NamedTuple):
 class ShiftedData(NamedTuple):
     """Sets of samples ``[num, *event]``, float32."""
 
-    base: np.ndarray | None
-    """What the base flow is pretrained on; None where it comes pretrained."""
+    base: Any
+    """What the base flow is pretrained on, an array; None where it comes pretrained."""
     target: Any
     """What it is fine-tuned on: an array, or `gft_jax.data.Rows` that are read from files."""
     held_out: np.ndarray

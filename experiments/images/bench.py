@@ -1,6 +1,7 @@
 """What all methods and seeds of a run on images share."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,7 @@ class ImageBench(Workbench):
         self.task = task
         if config.precision == "bfloat16":
             self.drift = gft.drifts.in_precision(self.drift)
-        self.sampler = Sampler(
-            config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once
-        )
+        self.sampler = Sampler(config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once)
 
     def method(self, name: str) -> Method:
         """Objective, cooling and optimiser of a method; the gradient is clipped."""
@@ -124,10 +123,11 @@ class ImageBench(Workbench):
                 gft.data.in_memory(x1), self._potentials, batch_size=batch_size, seed=seed
             )
         conditions = {}
-        if labels is not None:
-            conditions = {"cond": labels.target, "num_classes": self.task.num_classes}
+        count = self.task.num_classes
+        if labels is not None and count is not None:
+            conditions = {"cond": labels.target, "num_classes": count}
             if config.label_dropout > 0:
-                null = np.int32(self.task.num_classes)
+                null = np.int32(count)
                 conditions |= {"cond_dropout": config.label_dropout, "null_cond": null}
         is_coupled = config.coupling != "independent"
         return gft.pairing.batches(
@@ -142,7 +142,7 @@ class ImageBench(Workbench):
 
     def _coupling(self, base_params: Params) -> Coupling:
         """That of the settings; with classes, pairs within each class alone."""
-        coupling = super()._coupling(base_params)
+        coupling: Any = super()._coupling(base_params)
         if self.data.labels is None or self.config.coupling == "independent":
             return coupling
         return gft.couplings.respecting_labels(coupling)

@@ -56,7 +56,8 @@ class Sampler(NamedTuple):
             result = gft.sampling.sample_ode(
                 drift, params, noise, cond=cond, num_steps=self.num_steps, save_steps=True
             )
-            return result.x, gft.metrics.path_length(result.trajectory)
+            trajectory: Any = result.trajectory
+            return result.x, gft.metrics.path_length(trajectory)
         controller = diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
         result = gft.sampling.sample_ode(
             drift, params, noise, cond=cond, solver=diffrax.Dopri5(), stepsize_controller=controller
@@ -107,7 +108,8 @@ def evaluator(
         result = gft.sampling.sample_ode(
             drift, params, noise, cond=cond, num_steps=sampler.num_steps, save_at=_RETENTION_TIMES
         )
-        return jnp.swapaxes(result.trajectory, 0, 1)
+        trajectory: Any = result.trajectory
+        return jnp.swapaxes(trajectory, 0, 1)
 
     @jax.jit
     def moved(params: Params, base_params: Params, t: Array, x: Array, velocity: Array, cond: Any) -> Any:
@@ -149,7 +151,9 @@ def evaluator(
 
 def floor(data: ShiftedData, features: Features | None) -> dict[str, float]:
     """Scores of real samples: data of fine-tuning, as many as are held out."""
-    held_out, fresh = (x if features is None else np.asarray(features(x)) for x in (data.held_out, data.fresh))
+    held_out, fresh = (
+        x if features is None else np.asarray(features(x)) for x in (data.held_out, data.fresh)
+    )
     return {
         "w2": float(gft.metrics.w2(fresh, held_out)),
         "energy_distance": float(gft.metrics.energy_distance(fresh, held_out)),

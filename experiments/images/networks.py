@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax import linen
 
@@ -42,10 +42,12 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         ValueError: if the folder is neither, or the run has no such method.
     """
     if not folder.is_dir():
-        raise ValueError(f"--base is {folder}, and there is no such folder; give that of a finished run or of a model")
+        raise ValueError(
+            f"--base is {folder}, and there is no such folder; give that of a finished run or of a model"
+        )
     module, event_shape = described_model(folder)
     path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
+    config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
     name = methods[0] if method is None else method
     if name not in methods:
@@ -77,7 +79,11 @@ def network_of(
         return gft.networks.ResidualMLP(hidden=hidden, depth=depth, num_classes=num_classes)
     if name == "sit":
         return gft.networks.SiT(
-            hidden_size=hidden, depth=depth, num_heads=num_heads, patch_size=patch_size, num_classes=num_classes
+            hidden_size=hidden,
+            depth=depth,
+            num_heads=num_heads,
+            patch_size=patch_size,
+            num_classes=num_classes,
         )
     groups = next(count for count in (32, 16, 8, 4, 2, 1) if hidden % count == 0)
     return gft.networks.UNet(
