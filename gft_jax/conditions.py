@@ -1,5 +1,6 @@
 """Conditions of rows, and null conditions: what stands for "no condition" in classifier-free guidance."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,27 @@ def check_rows(name: str, cond: Any, num_rows: int) -> None:
                 f"{name}{jax.tree_util.keystr(path)} must have one row for each of the {num_rows} samples, got shape "
                 f"{np.shape(leaf)}"
             )
+
+
+def entries_of_labels(
+    name: str, cond: Any, num_classes: int | Mapping[str, int]
+) -> dict[str, tuple[Any, int]]:
+    """The labels among conditions, each with its number of classes, by their names for messages.
+
+    Args:
+        name: of the argument.
+        cond: labels, or a mapping with entries that are labels.
+        num_classes: number of classes of the labels, or by the name of each entry that holds some.
+
+    Raises:
+        ValueError: if num_classes names entries that cond does not have.
+    """
+    if not isinstance(num_classes, Mapping):
+        return {name: (cond, num_classes)}
+    there = sorted(cond) if isinstance(cond, Mapping) else []
+    if missing := sorted(set(num_classes) - set(there)):
+        raise ValueError(f"num_classes names the entries {missing}, and {name} has {there or 'no entries'}")
+    return {f"{name}[{entry!r}]": (cond[entry], classes) for entry, classes in num_classes.items()}
 
 
 def null_like(null_cond: Any, cond: Any) -> Any:

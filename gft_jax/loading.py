@@ -63,7 +63,7 @@ def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shap
     model = {"network": name, "settings": settings, "event_shape": list(event_shape)}
     path = Path(run) / MODEL_FILE
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(model, indent=2) + "\n")
+    partial.write_text(json.dumps(model, indent=2, default=dict) + "\n")  # Flax freezes mappings
     os.replace(partial, path)
 
 
@@ -225,6 +225,8 @@ def load(
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:
     """Random parameters of a drift network for samples of a shape."""
-    width = getattr(module, "cond_features", None)
-    cond = None if width is None else jnp.zeros((1, width))
+    widths, cond = getattr(module, "cond_features", None), None
+    if widths is not None:
+        null = networks.null_condition(getattr(module, "num_classes", None), widths)
+        cond = jax.tree.map(lambda row: jnp.asarray(row)[None], null)
     return jax.jit(module.init)(key, jnp.zeros(1), jnp.zeros((1, *event_shape)), cond)["params"]

@@ -37,7 +37,9 @@ def sit_params(state: Mapping[str, Any], module: SiT, event_shape: tuple[int, in
         unscanned = module.clone(scan=False, remat=False, fused_attention=False)
         like = jax.eval_shape(lambda: init_params(unscanned, jax.random.key(0), event_shape))
         table = _positions(module, event_shape)
-        params = imported(state, _rules(module), like | {POSITIONS: jax.ShapeDtypeStruct(table.shape, "float32")})
+        params = imported(
+            state, _rules(module), like | {POSITIONS: jax.ShapeDtypeStruct(table.shape, "float32")}
+        )
         if not np.abs(params.pop(POSITIONS) - table).max() <= _POSITIONS_WITHIN:
             raise ValueError(
                 f"{POSITIONS} is not the fixed table of sines and cosines that the network has in its place: these "

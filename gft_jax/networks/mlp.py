@@ -4,11 +4,23 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from gft_jax.networks.embeddings import labels, sinusoids, vectors
+from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
+
+# Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
+# by time, which average-velocity training takes, is not dominated by one feature.
+_LARGEST_ANGULAR_FREQUENCY = 50.0
+
+
+def _sinusoids(t: Float[Array, "batch"], num_features: int) -> Float[Array, "batch {num_features}"]:
+    """``cos(w_k t), sin(w_k t)``, the angular frequencies w_k spaced geometrically from 1 to the largest."""
+    frequencies = np.geomspace(1.0, _LARGEST_ANGULAR_FREQUENCY, num_features // 2)
+    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class ResidualMLP(nn.Module):
@@ -30,36 +42,33 @@ class ResidualMLP(nn.Module):
         hidden: width of the blocks, >= 1.
         depth: number of residual blocks, >= 1.
         time_features: number of sinusoids of t, and width of the embedding e; even, >= 2.
-        num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in
-            0 .. K - 1. The index K is the null class and means "no condition"; ``cond=None`` is the same
-            as K in every row (as classifier-free guidance needs). Labels cannot be checked under jit: one above
-            K gives NaN, a negative one counts from the end, so check labels where rows are paired.
-        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``; it is
-            then obligatory.
+        num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in 0 .. K - 1. The
+            index K is the null class and means "no condition"; ``cond=None`` is the same as K in every row (as
+            classifier-free guidance needs). Labels, vectors and several of them by name: see `ConditionEmbedding`.
+        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``.
+        learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
+            they are obligatory.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: at construction, if a field is out of range or both kinds of condition are asked for; at the
-            call, if the shapes of t or cond do not fit x, or cond is missing, unexpected or of the other kind.
+        ValueError: at construction, if a field is out of range; at the call, if the shape of t does not fit x, or cond
+            is missing, unexpected, or of another kind or shape.
     """
 
     hidden: int = 256
     depth: int = 4
     time_features: int = 64
-    num_classes: int | None = None
-    cond_features: int | None = None
+    num_classes: Sizes = None
+    cond_features: Sizes = None
+    learned_null: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        if self.num_classes is not None and self.cond_features is not None:
-            raise ValueError(
-                f"num_classes={self.num_classes} and cond_features={self.cond_features} are two kinds of condition; "
-                "set one of them, the other None."
-            )
-        for name in ("hidden", "depth", "num_classes", "cond_features"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}.")
+        for name in ("hidden", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
+        if self._is_conditional() or self.learned_null:
+            check_sizes(self.num_classes, self.cond_features, self.learned_null)
         if self.time_features < 2 or self.time_features % 2:
             raise ValueError(f"time_features must be even and >= 2, got {self.time_features}.")
         super().__post_init__()
@@ -78,15 +87,18 @@ class ResidualMLP(nn.Module):
             return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
 
         # Angles are taken in float32 at least: half precision would round t itself.
-        features = sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
-        embedding = dense(self.time_features, "time")(features.astype(x.dtype))
-        if self.num_classes is not None:
-            table = nn.Embed(
-                self.num_classes + 1, self.time_features, x.dtype, self.param_dtype, name="condition"
-            )
-            embedding += table(labels(cond, x, self.num_classes))
-        elif self.cond_features is not None:
-            embedding += dense(self.time_features, "condition")(vectors(cond, x, self.cond_features))
+        sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
+        embedding = dense(self.time_features, "time")(sinusoids.astype(x.dtype))
+        if self._is_conditional():
+            embedding += ConditionEmbedding(
+                self.time_features,
+                self.num_classes,
+                self.cond_features,
+                self.learned_null,
+                x.dtype,
+                self.param_dtype,
+                name="condition",
+            )(cond, x.shape[0])
         elif cond is not None:
             raise ValueError(
                 "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
@@ -100,3 +112,6 @@ class ResidualMLP(nn.Module):
             h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
         velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
         return velocity.reshape(x.shape)
+
+    def _is_conditional(self) -> bool:
+        return self.num_classes is not None or self.cond_features is not None

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from gft_jax.networks.labels import labels_of
+from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
 
 TIME_FEATURES = 256
 _LONGEST_PERIOD = 10_000.0
@@ -94,7 +94,7 @@ class SiT(nn.Module):
 
     x is ``[batch, height, width, channels]``, pixels or latents, whose sides are multiples of the patch. Patches are
     embedded linearly and get fixed sine-cosine positions; ``depth`` blocks of attention and perceptron are modulated by
-    ``e = embedding of t + embedding of the label`` (adaLN-Zero), and a modulated linear layer gives the patches
+    ``e = embedding of t + embedding of the condition`` (adaLN-Zero), and a modulated linear layer gives the patches
     of the velocity. The modulations and the last layer start at zero, and so does the velocity everywhere.
 
     With the parameters of the original in PyTorch (`gft_jax.interop`) the velocity is that of the original;
@@ -112,9 +112,11 @@ class SiT(nn.Module):
         patch_size: side of a patch in pixels, >= 1.
         mlp_ratio: features of the perceptrons' hidden layer, over ``hidden_size``; >= 1.
         num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in 0 .. K - 1. The
-            index K is the null class and means "no condition"; ``cond=None`` is the same as K in every row. Labels
-            cannot be checked under jit: one above K gives NaN, a negative one counts from the end. None for
-            a network without condition.
+            index K is the null class and means "no condition"; ``cond=None`` is the same as K in every row. Labels,
+            vectors and several of them by name: see `ConditionEmbedding`.
+        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``.
+        learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
+            they are obligatory.
         learn_sigma: whether the last layer has twice the channels, of which the second half is not part of the
             velocity: published weights have it.
         remat: whether the blocks are computed again in the backward pass, which then keeps one input of each block
@@ -137,7 +139,9 @@ class SiT(nn.Module):
     num_heads: int
     patch_size: int
     mlp_ratio: int = 4
-    num_classes: int | None = None
+    num_classes: Sizes = None
+    cond_features: Sizes = None
+    learned_null: bool = False
     learn_sigma: bool = False
     remat: bool = False
     scan: bool = False
@@ -145,10 +149,11 @@ class SiT(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        for name in ("hidden_size", "depth", "num_heads", "patch_size", "mlp_ratio", "num_classes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}.")
+        for name in ("hidden_size", "depth", "num_heads", "patch_size", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
+        if self._is_conditional() or self.learned_null:
+            check_sizes(self.num_classes, self.cond_features, self.learned_null)
         if self.hidden_size % 4 or self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of 4 and of num_heads={self.num_heads}, got {self.hidden_size}."
@@ -194,16 +199,18 @@ class SiT(nn.Module):
         sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
         h = dense(self.hidden_size, "t_embedder_0", _narrow)(sinusoids)
         embedding = dense(self.hidden_size, "t_embedder_2", _narrow)(nn.silu(h))
-        if self.num_classes is not None:
-            table = nn.Embed(
-                self.num_classes + 1,
+        if self._is_conditional():
+            embedding += ConditionEmbedding(
                 self.hidden_size,
+                self.num_classes,
+                self.cond_features,
+                self.learned_null,
                 x.dtype,
                 self.param_dtype,
                 embedding_init=_narrow,
+                kernel_init=_narrow,
                 name="y_embedder",
-            )
-            embedding += table(labels_of(cond, x, self.num_classes))
+            )(cond, batch)
 
         tokens = self._blocks(tokens, embedding)
         zeros = nn.initializers.zeros
@@ -236,6 +243,9 @@ class SiT(nn.Module):
             length=self.depth,
         )
         return loop(block(*fields, name="blocks"), tokens, embedding)[0]
+
+    def _is_conditional(self) -> bool:
+        return self.num_classes is not None or self.cond_features is not None
 
     def _check(self, t: Array, x: Array, cond: Any) -> None:
         p = self.patch_size

@@ -2,6 +2,7 @@
 
 import numbers
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,13 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from gft_jax.conditions import check_rows
+from gft_jax.conditions import check_rows, entries_of_labels
 from gft_jax.data import Rows
 from gft_jax.data.rows import chunks, is_finite
 
 
 def check_stream(
-    x1: Array | np.ndarray | Rows, cond: Any, batch_size: Any, seed: Any, num_classes: int | None
+    x1: Array | np.ndarray | Rows,
+    cond: Any,
+    batch_size: Any,
+    seed: Any,
+    num_classes: int | Mapping[str, int] | None,
 ) -> None:
     """Refuses what no stream of a dataset can be made of: the checks below, in one."""
     check_data("x1", x1)
@@ -82,18 +87,21 @@ def check_cond(name: str, cond: Any, num_rows: int) -> None:
             _check_finite(f"{name}{jax.tree_util.keystr(path)}", leaf)
 
 
-def check_labels(cond: Any, num_classes: int) -> None:
-    """Refuses conditions that are not integer labels ``[num]`` in [0, num_classes)."""
-    labels = None if cond is None else np.asarray(cond)
-    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        found = "no cond" if labels is None else f"shape {labels.shape}, dtype {labels.dtype}"
-        raise ValueError(f"num_classes={num_classes} needs cond to be integer labels [num], got {found}")
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(labels)} labels are out of range: rows {bad[:5].tolist()} hold "
-            f"{labels[bad[:5]].tolist()}, allowed are 0 to {num_classes - 1}"
-        )
+def check_labels(cond: Any, num_classes: int | Mapping[str, int]) -> None:
+    """Refuses labels, all conditions or some entries of them, that are not integers ``[num]`` in [0, num_classes)."""
+    for name, (values, classes) in entries_of_labels("cond", cond, num_classes).items():
+        labels = None if values is None else np.asarray(values)
+        if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            found = f"no {name}" if labels is None else f"shape {labels.shape}, dtype {labels.dtype}"
+            raise ValueError(
+                f"num_classes={num_classes} needs {name} to be integer labels [num], got {found}"
+            )
+        bad = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(labels)} labels {'' if name == 'cond' else f'{name} '}are out of range: rows "
+                f"{bad[:5].tolist()} hold {labels[bad[:5]].tolist()}, allowed are 0 to {classes - 1}"
+            )
 
 
 def _check_finite(name: str, rows: Array | np.ndarray | Rows) -> None:

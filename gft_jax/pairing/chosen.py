@@ -1,7 +1,7 @@
 """Batches of drawn sources, each with the row of the dataset that semi-discrete transport chooses for it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
@@ -44,7 +44,7 @@ def chosen_batches(
     seed: int,
     source: Source | None = None,
     cond: Any = None,
-    num_classes: int | None = None,
+    num_classes: int | Mapping[str, int] | None = None,
     cond_dropout: float = 0.0,
     null_cond: Any = None,
     share: Share = WHOLE,
@@ -74,7 +74,8 @@ def chosen_batches(
         seed: fixes source rows, choices and all randomness of the training steps.
         source: draws the source rows, the one of the fit; default ``N(0, I)`` in the shape and dtype of the data.
         cond: conditions that follow the data: a pytree of ``[num, ...]``.
-        num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
+        num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked; or numbers
+            of classes by the names of those entries of ``cond`` that are labels.
         cond_dropout: as in `batches`.
         null_cond: as in `batches`.
         share: which rows of every batch the stream gives, as in `batches`; a row's choice is the same in any share.

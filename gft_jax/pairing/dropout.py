@@ -3,6 +3,7 @@
 Source: Ho and Salimans, "Classifier-free diffusion guidance", arXiv:2207.12598, algorithm 1.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from gft_jax.conditions import null_like
+from gft_jax.conditions import entries_of_labels, null_like
 
 
 class Dropout(NamedTuple):
@@ -22,7 +23,9 @@ class Dropout(NamedTuple):
     """Like one row of the conditions."""
 
 
-def dropout_of(probability: float, null_cond: Any, cond: Any, num_classes: int | None) -> Dropout | None:
+def dropout_of(
+    probability: float, null_cond: Any, cond: Any, num_classes: int | Mapping[str, int] | None
+) -> Dropout | None:
     """The dropout that was asked for, or None where nothing is dropped.
 
     Raises:
@@ -40,11 +43,13 @@ def dropout_of(probability: float, null_cond: Any, cond: Any, num_classes: int |
     if cond is None:
         raise ValueError(f"cond_dropout={probability} needs conditions to drop, and cond is None")
     null_row = null_like(null_cond, cond)
-    if num_classes is not None and 0 <= null_row < num_classes:
-        raise ValueError(
-            f"null_cond is {null_cond}, one of the {num_classes} classes: dropped rows would count as its own. Give a "
-            f"label that is none, such as {num_classes}"
-        )
+    labels = {} if num_classes is None else entries_of_labels("null_cond", null_row, num_classes)
+    for name, (label, classes) in labels.items():
+        if 0 <= label < classes:
+            raise ValueError(
+                f"{name} is {label}, one of the {classes} classes: dropped rows would count as its own. Give a label "
+                f"that is none, such as {classes}"
+            )
     return Dropout(np.asarray(probability, np.float32), null_row)
 
 

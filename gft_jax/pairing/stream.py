@@ -1,7 +1,7 @@
 """Batches of a dataset: its rows in the order of the step, source rows drawn, both coupled."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
@@ -63,7 +63,7 @@ def batches(
     pair_size: int | None = None,
     source: Source | None = None,
     cond: Any = None,
-    num_classes: int | None = None,
+    num_classes: int | Mapping[str, int] | None = None,
     cond_dropout: float = 0.0,
     null_cond: Any = None,
     augment: Augmentation | None = None,
@@ -88,13 +88,14 @@ def batches(
             the device trains. Neither data nor noise of a step depend on it, only who is paired with whom.
         source: draws the source rows; default ``N(0, I)`` in the shape and dtype of the data.
         cond: conditions that follow the data: a pytree of ``[num, ...]``.
-        num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked.
+        num_classes: if given, ``cond`` is one array of integer labels in [0, num_classes), and is checked; or numbers
+            of classes by the names of those entries of ``cond`` that are labels.
         cond_dropout: probability in [0, 1] with which a row's condition is replaced by the null condition, as
             classifier-free guidance needs (`gft_jax.drifts.guide`); 0.1 is customary. It is decided after the
             coupling, which sees the true conditions, and by the row's own key, without a change to its noise. An
             objective that compares student and base gives both the condition of the batch, dropped or not.
         null_cond: the null condition, like one row of ``cond`` (leaves ``[...]`` where cond has ``[num, ...]``); for
-            labels mostly ``num_classes``, which is then no class.
+            labels mostly ``num_classes``, which is then no class; see `gft_jax.networks.null_condition`.
         augment: changes each row of the data at random, such as `gft_jax.data.horizontal_flip`, by a key that comes
             from the row's own: what is done to a row of a step depends on seed, step and its place in the batch alone.
             It stands before the coupling, so that what is paired is what is trained on. Like a coupling, it is called
