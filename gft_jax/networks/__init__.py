@@ -1,9 +1,19 @@
 """Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
 
 from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
+from gft_jax.networks.convolution import conv_general_dilated
 from gft_jax.networks.mlp import ResidualMLP
 from gft_jax.networks.sit import SiT
 from gft_jax.networks.stacking import stacked, unstacked
 from gft_jax.networks.unet import UNet
 
-__all__ = ["ConditionEmbedding", "ResidualMLP", "SiT", "UNet", "null_condition", "stacked", "unstacked"]
+__all__ = [
+    "ConditionEmbedding",
+    "ResidualMLP",
+    "SiT",
+    "UNet",
+    "conv_general_dilated",
+    "null_condition",
+    "stacked",
+    "unstacked",
+]

@@ -4,23 +4,12 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
-
-# Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
-# by time, which average-velocity training takes, is not dominated by one feature.
-_LARGEST_ANGULAR_FREQUENCY = 50.0
-
-
-def _sinusoids(t: Float[Array, "batch"], num_features: int) -> Float[Array, "batch {num_features}"]:
-    """``cos(w_k t), sin(w_k t)``, the angular frequencies w_k spaced geometrically from 1 to the largest."""
-    frequencies = np.geomspace(1.0, _LARGEST_ANGULAR_FREQUENCY, num_features // 2)
-    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+from gft_jax.networks.embeddings import sinusoids
 
 
 class ResidualMLP(nn.Module):
@@ -87,8 +76,8 @@ class ResidualMLP(nn.Module):
             return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
 
         # Angles are taken in float32 at least: half precision would round t itself.
-        sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
-        embedding = dense(self.time_features, "time")(sinusoids.astype(x.dtype))
+        features = sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
+        embedding = dense(self.time_features, "time")(features.astype(x.dtype))
         if self._is_conditional():
             embedding += ConditionEmbedding(
                 self.time_features,

@@ -9,9 +9,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from gft_jax.networks.embeddings import labels, sinusoids, vectors
+from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
+from gft_jax.networks.convolution import conv_general_dilated
+from gft_jax.networks.embeddings import sinusoids
 
-_INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups", "num_classes", "cond_features")
+_INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups")
 
 
 class UNet(nn.Module):
@@ -46,17 +48,17 @@ class UNet(nn.Module):
         num_heads: heads of the attention, >= 1, a divisor of the width of every level.
         norm_groups: groups of the group normalisation, >= 1, a divisor of ``channels``.
         scale_shift: whether the embedding scales and shifts instead of being added.
-        num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in
-            0 .. K - 1. The index K is the null class and means "no condition"; ``cond=None`` is the same as K in every
-            row. Labels cannot be checked under jit: one above K gives NaN, a negative one counts from the end.
-        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``; it is
-            then obligatory.
+        num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in 0 .. K - 1. The
+            index K is the null class and means "no condition"; ``cond=None`` is the same as K in every row. Labels,
+            vectors and several of them by name: see `ConditionEmbedding`.
+        cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``.
+        learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
+            they are obligatory.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: at construction, if a field is out of range or both kinds of condition are asked for; at the
-            call, if x is no batch of images of a fitting size, the shapes of t or cond do not fit x, or cond is
-            missing, unexpected or of the other kind.
+        ValueError: at construction, if a field is out of range; at the call, if x is no batch of images of a fitting
+            size, the shape of t does not fit x, or cond is missing, unexpected, or of another kind or shape.
 
     Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233 (the network); Tong
     et al., arXiv:2302.00482 (its use for flow matching).
@@ -69,20 +71,17 @@ class UNet(nn.Module):
     num_heads: int = 4
     norm_groups: int = 32
     scale_shift: bool = False
-    num_classes: int | None = None
-    cond_features: int | None = None
+    num_classes: Sizes = None
+    cond_features: Sizes = None
+    learned_null: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
-        if self.num_classes is not None and self.cond_features is not None:
-            raise ValueError(
-                f"num_classes={self.num_classes} and cond_features={self.cond_features} are two kinds of condition; "
-                "set one of them, the other None."
-            )
         for name in _INTEGERS:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}.")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
+        if self._is_conditional() or self.learned_null:
+            check_sizes(self.num_classes, self.cond_features, self.learned_null)
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must be one or more integers >= 1, got {self.multipliers}.")
         if any(side < 1 for side in self.attention_resolutions):
@@ -123,7 +122,7 @@ class UNet(nn.Module):
 
         h = _convolution(x, widths[0], self.param_dtype, "first")
         left = [h]
-        for level, width in enumerate(widths):
+        for level in range(len(widths)):
             if level:
                 h = _convolution(h, widths[level - 1], self.param_dtype, f"down_{level}", stride=2)
                 left.append(h)
@@ -132,7 +131,7 @@ class UNet(nn.Module):
                 left.append(h)
 
         def middle(h: Array, name: str) -> Array:
-            return _Residual(width, self.norm_groups, self.scale_shift, self.param_dtype, name=name)(
+            return _Residual(widths[-1], self.norm_groups, self.scale_shift, self.param_dtype, name=name)(
                 h, embedding
             )
 
@@ -175,16 +174,24 @@ class UNet(nn.Module):
             t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.channels + self.channels % 2
         )
         embedding = dense("time_1")(nn.silu(dense("time_0")(features.astype(x.dtype))))
-        if self.num_classes is not None:
-            table = nn.Embed(self.num_classes + 1, width, x.dtype, self.param_dtype, name="condition")
-            embedding += table(labels(cond, x, self.num_classes))
-        elif self.cond_features is not None:
-            embedding += dense("condition")(vectors(cond, x, self.cond_features))
+        if self._is_conditional():
+            embedding += ConditionEmbedding(
+                width,
+                self.num_classes,
+                self.cond_features,
+                self.learned_null,
+                x.dtype,
+                self.param_dtype,
+                name="condition",
+            )(cond, x.shape[0])
         elif cond is not None:
             raise ValueError(
                 "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
             )
         return embedding
+
+    def _is_conditional(self) -> bool:
+        return self.num_classes is not None or self.cond_features is not None
 
 
 class _Residual(nn.Module):
@@ -251,6 +258,7 @@ def _convolution(
         (3, 3),
         stride,
         padding=1,
+        conv_general_dilated=conv_general_dilated,
         dtype=h.dtype,
         param_dtype=param_dtype,
         kernel_init=init,

@@ -1,0 +1,119 @@
+"""Convolutions whose gradient is fast on CPU, inside loops too."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+
+class _Window(NamedTuple):
+    """What is static in a convolution, but the layouts of its arrays."""
+
+    window_strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...] | None
+    rhs_dilation: tuple[int, ...] | None
+    precision: Any
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Array:
+    """``jax.lax.conv_general_dilated`` with the same values, whose gradient is fast on CPU inside loops too.
+
+    For your own networks: ``flax.linen.Conv(..., conv_general_dilated=gft_jax.networks.conv_general_dilated)``.
+
+    XLA's CPU backend has a fast program for the layouts ``NHWC, HWIO -> NHWC`` alone, and within a loop or a branch
+    (``lax.scan``, ``lax.cond``) it brings no other layout into this form: there the gradients that JAX derives take
+    tens of times as long. On CPU the derivative is therefore written with layouts whose transposes are the fast one,
+    for arrays of this layout (with any number of space axes) and one feature group; all else, and other devices, have
+    JAX's own. Derivatives of any order and in both modes are right, but tangents (forward mode) are fast outside loops
+    only.
+
+    Args:
+        lhs: images, ``[batch, *space, features]`` in the layout of the fast program.
+        rhs: kernel, ``[*window, features, out_features]``.
+        window_strides: step of the window along each space axis.
+        padding: "SAME", "VALID", or how many zeros come before and after along each space axis.
+        lhs_dilation: as in ``jax.lax.conv_general_dilated``, like all that follows.
+        rhs_dilation: dilation of the window.
+        dimension_numbers: the layouts.
+        feature_group_count: number of groups.
+        precision: of the products.
+    """
+    layouts = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    if jax.default_backend() != "cpu" or layouts != _fast_layouts(lhs.ndim) or feature_group_count != 1:
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            precision=precision,
+        )
+    if isinstance(padding, str):
+        dilated = [
+            (size - 1) * dilation + 1
+            for size, dilation in zip(rhs.shape, rhs_dilation or (1,) * rhs.ndim, strict=False)
+        ]
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], dilated[: lhs.ndim - 2], window_strides, padding)
+
+    def static(values: Any) -> Any:
+        return None if values is None else tuple(values)
+
+    window = _Window(
+        tuple(window_strides),
+        tuple((before, after) for before, after in padding),
+        static(lhs_dilation),
+        static(rhs_dilation),
+        precision,
+    )
+    return _on_cpu(window, lhs, rhs)
+
+
+def _fast_layouts(rank: int) -> lax.ConvDimensionNumbers:
+    space = tuple(range(rank - 2))
+    images = (0, rank - 1, *(axis + 1 for axis in space))
+    return lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *space), images)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _on_cpu(window: _Window, lhs: Array, rhs: Array) -> Array:
+    return _apply(window, lhs, rhs, _fast_layouts(lhs.ndim))
+
+
+@_on_cpu.defjvp
+def _derivative(
+    window: _Window, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
+    last = lhs.ndim - 1
+    space = tuple(range(lhs.ndim - 2))
+    shifted = tuple(axis + 1 for axis in space)
+    fast = _fast_layouts(lhs.ndim)
+    # JAX transposes a convolution in its images by exchanging the kernel's two features, and in its kernel by
+    # exchanging the images' rows with their features, and so on: exchanged here, they come out in the fast layout.
+    by_lhs = lax.ConvDimensionNumbers(fast.lhs_spec, (last - 1, last, *space), fast.out_spec)
+    by_rhs = lax.ConvDimensionNumbers((last, 0, *shifted), (last, 0, *shifted), (last - 1, last, *space))
+    from_lhs = _apply(window, lhs_dot, jnp.swapaxes(rhs, -1, -2), by_lhs)
+    from_rhs = _apply(window, jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs_dot, -2, 0), by_rhs)
+    return _on_cpu(window, lhs, rhs), from_lhs + jnp.moveaxis(from_rhs, -2, 0)
+
+
+def _apply(window: _Window, lhs: Array, rhs: Array, layouts: lax.ConvDimensionNumbers) -> Array:
+    *geometry, precision = window
+    return lax.conv_general_dilated(lhs, rhs, *geometry, layouts, precision=precision)
