@@ -22,9 +22,9 @@ from gft_jax import (
     rewards,
     sampling,
 )
-from gft_jax.finetuning import Adapter, FineTuner, StepInfo, TrainState, finetuner, full, mean_loss
+from gft_jax.finetuning import FineTuner, StepInfo, TrainState, finetuner, full, mean_loss
 from gft_jax.loading import load
-from gft_jax.types import Batch, Drift, Objective, Reward, Terms
+from gft_jax.types import Adapter, Batch, Drift, Objective, Reward, Terms
 
 __version__ = metadata.version("gft_jax")
 

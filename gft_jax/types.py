@@ -1,4 +1,4 @@
-"""The vocabulary of the library: what a drift, a batch and an objective are.
+"""The vocabulary of the library: what a drift, a batch, an objective and an adapter are.
 
 Conventions that hold everywhere:
 
@@ -108,3 +108,12 @@ class Objective(NamedTuple):
     """``(objective_state, stats, params)`` -> objective_state, once per training step."""
     needs_base: bool = False
     """Whether the method is meaningless without pretrained parameters."""
+
+
+class Adapter(NamedTuple):
+    """How the trained parameters make the parameters that the drift takes."""
+
+    init: Callable[[Any, Any], Params]
+    """``(key, base_params)`` -> trained parameters, in the state where they change nothing."""
+    apply: Callable[[Params, Any], Params]
+    """``(params, base_params)`` -> parameters of the drift."""

@@ -1,5 +1,6 @@
 """Drift networks in Flax linen; `gft_jax.drifts.from_linen` makes drifts of them."""
 
+from gft_jax.networks import lora
 from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condition
 from gft_jax.networks.convolution import conv_general_dilated
 from gft_jax.networks.mlp import ResidualMLP
@@ -13,6 +14,7 @@ __all__ = [
     "SiT",
     "UNet",
     "conv_general_dilated",
+    "lora",
     "null_condition",
     "stacked",
     "unstacked",

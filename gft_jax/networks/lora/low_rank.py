@@ -1,0 +1,162 @@
+"""Low-rank adaptation: what is trained are factors of updates, beside one copy of the pretrained parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from gft_jax.networks.leaf_names import name_of
+from gft_jax.networks.lora.activations import beside_kernels, run_adapted
+from gft_jax.networks.lora.factors import (
+    Factors,
+    Settings,
+    check_factors,
+    checked_settings,
+    initial,
+    kernels_of,
+    update_of,
+)
+from gft_jax.types import Adapter, Drift, Params
+
+
+class LoRAParams(NamedTuple):
+    """Parameters of an adapted drift."""
+
+    base: Any
+    """Pretrained parameters."""
+    adapters: Any
+    """Factors of the updates, by the name of the kernel."""
+
+
+class LowRank(NamedTuple):
+    """Low-rank adaptation of some kernels of a model, as pure functions."""
+
+    settings: Settings
+    """What it was made of."""
+    adapter: Adapter
+    """For `gft_jax.finetuner`: the trained parameters are the adapters, the drift takes `LoRAParams`."""
+    on_activations: Callable[[Drift], Drift]
+    """Makes a drift of linen modules one that also takes `LoRAParams`: ``y = W x + alpha / rank * B (A x)`` in each
+    layer. No product A B is made, and no gradient of a kernel. With other parameters it is the drift given."""
+    by_merging: Callable[[Drift], Drift]
+    """The same for any drift (nnx, equinox, ...): with `LoRAParams` it is the drift at the merged parameters. On the
+    way to the gradient of the factors that of each adapted kernel is made."""
+    merge: Callable[[Params, Any], Params]
+    """``(base_params, adapters)`` -> parameters ``W + alpha / rank * A B`` for the drift without adapters, computed in
+    float32 at least and returned in the dtypes of the base."""
+    unmerge: Callable[[Params, Any], Params]
+    """``(merged, adapters)`` -> the base again, to rounding."""
+
+
+def low_rank(
+    patterns: Sequence[str],
+    *,
+    rank: int,
+    alpha: float | None = None,
+    stacked: Sequence[str] = (),
+    parts: Mapping[str, int] | None = None,
+) -> LowRank:
+    """Low-rank adaptation (LoRA) of the kernels that patterns name::
+
+        lora = low_rank(["*/qkv/kernel", "*/proj/kernel"], rank=8, alpha=16)
+        drift = lora.on_activations(from_linen(module))
+        tuner = gft.finetuner(gft.objectives.gradual(drift), optimizer, cooling, adapter=lora.adapter)
+        runner = gft.parallel.single_device(tuner)
+        state = runner.init(key, base_params)
+        state, info = runner.step(state, base_params, batch)
+        exported = lora.merge(base_params, state.averaged_params)
+
+    A kernel W ``[*inputs, outputs]``, of a dense layer or a convolution, becomes ``W + alpha / rank * A B`` with A
+    ``[*inputs, rank]`` and B ``[rank, outputs]``. A starts at N(0, 1 / size of the inputs), B at zero.
+
+    What is trained, averaged, saved in checkpoints and moved by the optimiser are A and B alone. The base is one
+    copy, the argument ``base_params`` of the step: the student's drift is given it with the adapters, as `LoRAParams`,
+    and no gradient is taken of it; objectives that regress on the base (gradual, terminal, adjoint matching, ...)
+    evaluate the same drift with ``base_params`` as they are, which means adapters off, and is the pretrained drift bit
+    for bit. So is, as long as B is zero, that with the adapters. Samplers take ``LoRAParams(base_params, adapters)``,
+    or the merged parameters.
+
+    A leaf with two dimensions is a matrix, and one with more a kernel of a convolution, whose last axis are the
+    outputs. Where the first axis are the outputs instead, as in equinox, the factors change their parts: the update
+    has the rank all the same for matrices; kernels of convolutions are cut behind the wrong axis, which limits the
+    update in another way. Embedding tables are matrices too, and go by merging alone.
+
+    Args:
+        patterns: which kernels, by the names of the leaves such as ``blocks_0/qkv/kernel``, as in a shell: ``*`` stands
+            for any characters, ``/`` included. Of what they match, vectors (biases, scales) stay as they are.
+        rank: r >= 1, at most the smaller side of each of the kernels.
+        alpha: positive; the update is scaled by ``alpha / rank``, so that a learning rate serves several ranks. By
+            default the rank.
+        stacked: patterns of leaves with a leading axis of layers, as ``flax.linen.scan`` makes them: each layer gets
+            factors of its own.
+        parts: by pattern, the number of equal parts of the outputs that get factors of their own, such as
+            ``{"*/qkv/kernel": 3}`` where one product makes queries, keys and values; otherwise they share A.
+
+    Raises:
+        ValueError: for settings out of range; when they meet parameters: if these are None, a pattern matches nothing
+            or no kernel, the rank is too large, or parts do not divide the outputs; from the drift on activations, if
+            a kernel is not one of a dense layer or a convolution of linen, or has an axis of layers that ``stacked``
+            does not name.
+
+    Source: Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685, section 4.1. Ours has
+    matrices that act from the right, and the variance of A depends on the number of inputs.
+    """
+    settings = checked_settings(patterns, rank, alpha, stacked, parts)
+
+    def init(key: Any, base_params: Params) -> dict[str, Factors]:
+        return initial(settings, key, base_params)
+
+    def apply(adapters: Any, base_params: Params) -> LoRAParams:
+        if base_params is None:
+            kernels_of(settings, base_params)
+        return LoRAParams(jax.lax.stop_gradient(base_params), adapters)
+
+    def on_activations(drift: Drift) -> Drift:
+        # A jit inside the network may not trace it again, and its layers are then not seen a second time.
+        verified: set[tuple[str, ...]] = set()
+
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+            if not isinstance(params, LoRAParams):
+                return drift(params, t, x, cond)
+            check_factors(settings, params.base, params.adapters)
+            joined, names = beside_kernels(params.base, params.adapters), tuple(params.adapters)
+            velocity = run_adapted(
+                settings.scale, lambda: drift(joined, t, x, cond), names, check=names not in verified
+            )
+            verified.add(names)
+            return velocity
+
+        return adapted
+
+    def by_merging(drift: Drift) -> Drift:
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+            if isinstance(params, LoRAParams):
+                params = merge(*params)
+            return drift(params, t, x, cond)
+
+        return adapted
+
+    def merge(base_params: Params, adapters: Any) -> Params:
+        return _shifted(settings, base_params, adapters, 1.0)
+
+    def unmerge(merged: Params, adapters: Any) -> Params:
+        return _shifted(settings, merged, adapters, -1.0)
+
+    return LowRank(settings, Adapter(init, apply), on_activations, by_merging, merge, unmerge)
+
+
+def _shifted(settings: Settings, params: Params, adapters: Any, sign: float) -> Params:
+    check_factors(settings, params, adapters)
+    kernels = kernels_of(settings, params)
+
+    def shifted(path: Any, leaf: Any) -> Any:
+        name = name_of(path)
+        if name not in kernels:
+            return leaf
+        update = update_of(settings, kernels[name], adapters[name])
+        dtype = jnp.promote_types(leaf.dtype, update.dtype)
+        return (leaf.astype(dtype) + sign * update.astype(dtype)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(shifted, params)
