@@ -13,6 +13,7 @@ from flax import linen
 from gft_jax import networks
 from gft_jax.checkpoints import has_params, load_params, save_params
 from gft_jax.drifts import from_linen
+from gft_jax.networks.lora import LowRank, low_rank
 from gft_jax.types import Drift, Params
 
 MODEL_FILE = "model.json"
@@ -33,6 +34,9 @@ class Loaded(NamedTuple):
     """Shape of one sample."""
     method: str
     """Name of the method."""
+    lora: LowRank | None = None
+    """The low-rank adaptation of a run that has one: ``params`` of its methods are then `LoRAParams`, and
+    ``lora.merge(*params)`` those of the network alone."""
 
 
 class Described(NamedTuple):
@@ -41,10 +45,23 @@ class Described(NamedTuple):
     module: linen.Module
     event_shape: tuple[int, ...]
     """Shape of one sample."""
+    lora: LowRank | None
+    """The low-rank adaptation of a run that has one."""
 
 
-def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shape: tuple[int, ...]) -> None:
+def describe_model(
+    run: str | os.PathLike[str],
+    module: linen.Module,
+    event_shape: tuple[int, ...],
+    lora: LowRank | None = None,
+) -> None:
     """Writes RUN/model.json: a network of `gft_jax.networks`, its settings, and the shape of its samples.
+
+    Args:
+        run: the folder, which there must be.
+        module: the network.
+        event_shape: shape of one sample.
+        lora: the low-rank adaptation by which the run fine-tunes it: the parameters of its methods are adapters.
 
     Raises:
         ValueError: if the network is not one of the library's, which alone can be made again by name, or one of its
@@ -60,10 +77,12 @@ def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shap
         for field in dataclasses.fields(module)
         if field.name not in ("parent", "name", "param_dtype")
     }
-    model = {"network": name, "settings": settings, "event_shape": list(event_shape)}
+    model: dict[str, Any] = {"network": name, "settings": settings, "event_shape": list(event_shape)}
+    if lora is not None:
+        model["lora"] = lora.settings._asdict()
     path = Path(run) / MODEL_FILE
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(model, indent=2, default=dict) + "\n")  # Flax freezes mappings
+    partial.write_text(json.dumps(model, indent=2) + "\n")
     os.replace(partial, path)
 
 
@@ -80,13 +99,14 @@ def described_model(run: str | os.PathLike[str]) -> Described:
         model = json.loads(path.read_text())
         name, event_shape = model["network"], tuple(model["event_shape"])
         settings = {key: _read(key, value) for key, value in model["settings"].items()}
+        lora = low_rank(**model["lora"]) if "lora" in model else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a network ({type(error).__name__}: {error})") from error
     network = getattr(networks, name, None) if name in networks.__all__ else None
     if not (isinstance(network, type) and issubclass(network, linen.Module)):
         raise ValueError(f"{path} names the network {name!r}, which this version of gft_jax does not have")
     try:
-        return Described(network(**settings), event_shape)
+        return Described(network(**settings), event_shape, lora)
     except TypeError as error:
         raise ValueError(f"{path} has settings that {name} of this version does not take: {error}") from error
 
@@ -133,7 +153,7 @@ def _written(network: str, name: str, value: Any) -> Any:
     if name.endswith("dtype") and value is not None:
         return jnp.dtype(value).name
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(json.dumps(value, default=dict))
     except TypeError as error:
         raise ValueError(
             f"{name}={value!r} of {network} cannot be written down; a network of a run has settings that are numbers, "
@@ -202,7 +222,7 @@ def load(
             parameters of the best checkpoint.
     """
     run = Path(run)
-    module, event_shape = described_model(run)
+    module, event_shape, lora = described_model(run)
     config: dict[str, Any] = {"methods": ["base"]}
     if (run / "config.json").is_file():
         config = json.loads((run / "config.json").read_text())
@@ -220,7 +240,14 @@ def load(
         )
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     base_params = load_params(params_folder(run, "base"), like)
-    return Loaded(from_linen(module), load_params(folder, like), base_params, event_shape, name)
+    drift = from_linen(module)
+    if lora is None:
+        return Loaded(drift, load_params(folder, like), base_params, event_shape, name)
+    drift, params = lora.on_activations(drift), base_params
+    if name != "base":
+        adapters = jax.eval_shape(lambda: lora.adapter.init(jax.random.key(0), like))
+        params = lora.adapter.apply(load_params(folder, adapters), base_params)
+    return Loaded(drift, params, base_params, event_shape, name, lora)
 
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:

@@ -20,8 +20,9 @@ from experiments.configs.settings import MethodName, Settings, require
 from experiments.data.image_rows import NUM_SHOWN, LabelledRows, Layout, folder_rows, latent_rows, split
 from experiments.data.shifted import ShiftedData
 from experiments.images.evaluator import Features
-from experiments.images.networks import NetworkName, Pretrained, network_of, pretrained
+from experiments.images.networks import NetworkName, Pretrained, low_rank_of, network_of, pretrained
 from gft_jax.loading import init_params
+from gft_jax.networks.lora import LowRank
 from gft_jax.pairing.checks import check_labels
 
 PRETRAINING: MethodName = "from-scratch"
@@ -35,6 +36,8 @@ class ImageTask(NamedTuple):
     module: linen.Module
     base: Pretrained | None
     """None where the network is pretrained now."""
+    lora: LowRank | None
+    """The low-rank adaptation; None where all parameters are trained."""
     facts: dict[str, Any]
     """What config.json, and so the page, says of them."""
 
@@ -99,6 +102,15 @@ class Images(Settings):
     remat: bool = False
     """Compute the blocks of SiT again in the backward pass, which then takes less memory."""
 
+    lora_rank: int | None = None
+    """Rank of a low-rank adaptation: the base stays as it is, and factors of updates are trained, alone. By default all
+    parameters are trained."""
+    lora_alpha: float | None = None
+    """Scale of the updates, which are multiplied by alpha / rank; default the rank."""
+    lora_patterns: tuple[str, ...] = ()
+    """Names of the kernels to adapt, such as "*/qkv/kernel"; default those of attention and perceptrons of SiT, and of
+    the residual blocks of other networks."""
+
     clip: float | None = 1.0
     """Largest norm of the gradient; a longer one is scaled down to it. None for any."""
     averaging: float = 0.999
@@ -160,6 +172,15 @@ class Images(Settings):
         require(
             divides, "num_microbatches", self.num_microbatches, f"a divisor of batch_size={self.batch_size}"
         )
+        if self.lora_rank is None:
+            given = self.lora_alpha is not None or self.lora_patterns
+            require(not given, "lora_rank", None, "a number, with --lora-alpha or --lora-patterns")
+        else:
+            require(not self.pretrain, "lora_rank", self.lora_rank, "none, with --pretrain")
+            whole = sorted({PRETRAINING, "l2-sp", "interpolated"} & set(self.methods))
+            require(
+                not whole, "methods", ", ".join(whole), "others: with --lora-rank there are adapters alone"
+            )
         flips = self.flip and self.coupling == "semi-discrete"
         require(
             not flips, "flip", self.flip, "off, with --coupling semi-discrete, whose images stay as they are"
@@ -240,7 +261,10 @@ class Images(Settings):
             "scores_average": not self.raw,
             "data_fingerprint": found.fingerprint,
         }
-        return ImageTask(data, module, base, facts)
+        lora = None
+        if self.lora_rank is not None:
+            lora = low_rank_of(module, found.event_shape, self.lora_patterns, self.lora_rank, self.lora_alpha)
+        return ImageTask(data, module, base, lora, facts)
 
     def new_network(self, num_classes: int | None) -> linen.Module:
         """The network to pretrain, for so many classes, or None without."""

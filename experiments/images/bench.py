@@ -38,6 +38,8 @@ class ImageBench(Workbench):
     def __init__(self, config: Images, task: ImageTask):
         super().__init__(config, task.data, task.module)
         self.task = task
+        if task.lora is not None:
+            self.drift = task.lora.on_activations(self.drift)
         if config.precision == "bfloat16":
             self.drift = gft.drifts.in_precision(self.drift)
         self.sampler = Sampler(config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once)
@@ -58,6 +60,7 @@ class ImageBench(Workbench):
                 method.objective,
                 method.optimizer,
                 method.cooling,
+                adapter=None if self.task.lora is None else self.task.lora.adapter,
                 averaging=self.config.averaging,
                 num_microbatches=self.config.num_microbatches,
             )
@@ -85,7 +88,10 @@ class ImageBench(Workbench):
         folder.log_once({"kind": "floor", "seed": first, **floor(self.data, features)})
         scores, samples = evaluate(base_params)
         folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})
-        return base_params, evaluate, samples
+        if self.task.lora is None:
+            return base_params, evaluate, samples
+        apply = self.task.lora.adapter.apply
+        return base_params, lambda adapters: evaluate(apply(adapters, base_params)), samples
 
     def _check_same_data(self, folder: RunFolder) -> None:
         begun = read_json(folder.path / "config.json").get("data_fingerprint")
@@ -99,13 +105,16 @@ class ImageBench(Workbench):
         """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none."""
         base, own = self.task.base, params_folder(folder.path, "base")
         if folder.is_writer:
-            describe_model(folder.path, self.module, self.event_shape)
+            describe_model(folder.path, self.module, self.event_shape, self.task.lora)
         new = init_params(self.module, jax.random.key(NEW_SEED), self.event_shape)
         params = found(own, new)
         if params is None:
             params = new
             if base is not None:
-                params = gft.load(base.folder, base.method, averaged=base.averaged).params
+                loaded = gft.load(base.folder, base.method, averaged=base.averaged)
+                params = loaded.params
+                if loaded.lora is not None and base.method != "base":
+                    params = loaded.lora.merge(*loaded.params)
             keep(own, params)
         return params
 

@@ -4,13 +4,22 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 from flax import linen
 
 import gft_jax as gft
 from gft_jax.checkpoints import has_params
-from gft_jax.loading import described_model, params_folder
+from gft_jax.loading import described_model, init_params, params_folder
+from gft_jax.networks.lora import LowRank, low_rank
 
 NetworkName = Literal["unet", "sit", "mlp"]
+
+_LORA_PATTERNS: dict[type[linen.Module], tuple[str, ...]] = {
+    gft.networks.SiT: ("*/qkv/kernel", "*/proj/kernel", "*/fc1/kernel", "*/fc2/kernel"),
+    gft.networks.UNet: ("*/conv_*/kernel", "*/qkv/kernel", "*/out/kernel"),
+    gft.networks.ResidualMLP: ("block_*/kernel",),
+}
+"""Kernels that low-rank adaptation changes by default: of attention and perceptrons; of residual blocks."""
 
 
 class Pretrained(NamedTuple):
@@ -45,7 +54,7 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         raise ValueError(
             f"--base is {folder}, and there is no such folder; give that of a finished run or of a model"
         )
-    module, event_shape = described_model(folder)
+    module, event_shape, _ = described_model(folder)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
@@ -57,6 +66,39 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
     if not has_params(kept):
         raise ValueError(f"{folder} has no parameters {kept.name}: the run has not finished, or lost them")
     return Pretrained(folder, name, averaged, module, event_shape, tuple(config.get("classes", ())))
+
+
+def low_rank_of(
+    module: linen.Module,
+    event_shape: tuple[int, ...],
+    patterns: tuple[str, ...],
+    rank: int,
+    alpha: float | None,
+) -> LowRank:
+    """Low-rank adaptation of a network.
+
+    Args:
+        module: the network.
+        event_shape: shape of one sample.
+        patterns: kernels to adapt; empty for those that this kind of network has by default.
+        rank: of the updates.
+        alpha: their scale; None for the rank.
+
+    Raises:
+        ValueError: if a pattern matches nothing, or the rank is larger than a kernel allows.
+    """
+    lora = low_rank(
+        patterns or _LORA_PATTERNS[type(module)],
+        rank=rank,
+        alpha=alpha,
+        stacked=("blocks/*",) if getattr(module, "scan", False) else (),
+    )
+
+    def adapters() -> Any:
+        return lora.adapter.init(jax.random.key(0), init_params(module, jax.random.key(0), event_shape))
+
+    jax.eval_shape(adapters)
+    return lora
 
 
 def network_of(
