@@ -14,7 +14,7 @@ from experiments.data.digit_images import write_digits
 from gft_jax.networks.lora import LoRAParams
 
 DIGITS = [str(number) for number in range(10)]
-TINY = [
+TINY = ("--steps 2 --eval-every 1 --batch-size 8 --num-evaluated 5 --held-out 0.5 --sampling-steps 2").split()
     "--steps",
     "2",
     "--eval-every",
