@@ -11,6 +11,7 @@ python -m experiments.benchmarks pot        couplings beside POT's exact solver;
 python -m experiments.benchmarks prefetching  training steps whose batches are coupled ahead, beside uncoupled ones
 python -m experiments.benchmarks data       training on a folder of images beside the same in memory; images per second
 python -m experiments.benchmarks overheads  what pmap on one device, checkpoints and log add to a training step
+python -m experiments.benchmarks sit        SiT: operations and memory by the compiler, share of the device's rate
 python -m experiments.benchmarks distances  time and peak memory of distances between two sets of 10,000 points
 """
 
@@ -40,6 +41,7 @@ Which = Literal[
     "prefetching",
     "data",
     "overheads",
+    "sit",
     "distances",
 ]
 
@@ -84,7 +86,7 @@ def benchmark(
     Args:
         which: what is measured.
         rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
-            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing: 5); at width 64 it is four times as
+            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing, sit: 5); at width 64 it is four times as
             often.
         widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
             one; prefetching, data, overheads: 256; convolutions, numbers of channels: 16 32; pairing, pot, numbers of
@@ -101,7 +103,7 @@ def benchmark(
     else:
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
-        run = {"cheaper": _cheaper, "pairing": _pairing}.get(which, _ratios)
+        run = {"cheaper": _cheaper, "pairing": _pairing, "sit": _sit}.get(which, _ratios)
         text = run(which, rounds, widths, out, one_core, quick)
     print(text)
     print(f"written to {out / which}.md and .json")
@@ -185,6 +187,28 @@ def _pairing(
     cells, found = [pairing.cells(cost) for cost in costs], [cost._asdict() for cost in costs]
     title = "Pairings in the plane, by the number of rows that are coupled at once"
     return table.write_rows(out, which, title, facts, pairing.HEAD, cells, found)
+
+
+def _sit(
+    which: str,
+    rounds: int | None,
+    widths: tuple[int, ...] | None,
+    out: Path,
+    one_core: bool,
+    quick: bool,
+) -> str:
+    rounds = 1 if quick else 5 if rounds is None else rounds
+    if rounds < 1 or widths is not None:
+        raise ValueError(f"sit takes --rounds >= 1 and no --widths, got {rounds} and {widths}")
+    if one_core:
+        _pin_to_one_core()
+    from experiments.benchmarks import sit, table
+
+    facts = {"rounds": rounds, **table.machine(_PACKAGES)}
+    findings = list(sit.measure(rounds, quick))
+    facts["load_at_end"] = table.machine(()).get("load")
+    cells, found = [sit.cells(each) for each in findings], [each._asdict() for each in findings]
+    return table.write_rows(out, which, sit.TITLE, facts, sit.HEAD, cells, found)
 
 
 def _distances(points: int | None, out: Path, one_core: bool, quick: bool) -> str:

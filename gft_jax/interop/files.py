@@ -95,12 +95,13 @@ def _torch(path: Path) -> Any:
         # SiT's checkpoints hold the settings of their training, a namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).strip().split("\n")[0]
+    except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is cut short, or holds more than weights ({type(error).__name__}: {first}): fetch it again, or "
-            "save the state dict alone"
+            f"{path} is no file of weights, or holds other objects too, which are not loaded since they can run code: "
+            "save its state dict alone"
         ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is cut short or damaged: fetch it again") from error
 
 
 def _chosen(content: Any, entry: str | None, path: Path) -> Mapping[str, Any]:
@@ -109,8 +110,8 @@ def _chosen(content: Any, entry: str | None, path: Path) -> Mapping[str, Any]:
     trees = [name for name, value in content.items() if isinstance(value, Mapping) and _is_state(value)]
     if entry is not None:
         if entry not in trees:
-            there = ", ".join(map(str, trees)) or "none: it is a single state dict"
-            raise ValueError(f"{path} has no state dict {entry!r}; there are {there}")
+            there = f"there are {', '.join(map(str, trees))}" if trees else "it is a single one itself"
+            raise ValueError(f"{path} has no state dict {entry!r}; {there}")
         return content[entry]
     if _is_state(content):
         return content

@@ -11,6 +11,7 @@ from gft_jax.parallel.meshes import ShardingRule, mesh, over_fsdp
 from gft_jax.parallel.processes import is_main, leave, share, start
 from gft_jax.parallel.runner import Runner, single_device
 from gft_jax.parallel.sharding import sharded
+from gft_jax.parallel.transformers import sit_rule
 
 __all__ = [
     "AXIS",
@@ -24,5 +25,6 @@ __all__ = [
     "sharded",
     "share",
     "single_device",
+    "sit_rule",
     "start",
 ]
