@@ -1,8 +1,9 @@
 """Probability paths: the position x_t and its velocity given the two ends, and what velocity says of score,
 noise and data.
 
-A path is a value made by a factory: ``linear()``, ``trigonometric()``, ``variance_preserving()``, any other
-``affine(alpha, sigma)``, and the noisy ones ``with_constant_noise(path, noise)`` and ``brownian_bridge(g)``.
+A path is a value made by a factory: ``linear()``, ``trigonometric()``, ``variance_preserving()``,
+``tabulated(alphas_cumprod)``, any other ``affine(alpha, sigma)``, and the noisy ones
+``with_constant_noise(path, noise)`` and ``brownian_bridge(g)``.
 Flow time t = 0 is the source (noise) x0, t = 1 is data x1.
 """
 
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 Times = Float[Array, "batch"]
@@ -162,6 +165,41 @@ def variance_preserving(beta_min: float | int = 0.1, beta_max: float | int = 20.
     return affine(
         alpha=lambda t: jnp.exp(-accumulated(t) / 2),
         sigma=lambda t: jnp.sqrt(-jnp.expm1(-accumulated(t))),
+    )
+
+
+def tabulated(alphas_cumprod: ArrayLike) -> Path:
+    """The path of a diffusion of discrete steps, by the table of the squares of alpha.
+
+    At ``t = 1 - n / (N - 1)``, for the steps n = 0 (data) .. N - 1 (noise): ``alpha^2 = alphas_cumprod[n]`` and
+    ``sigma^2 = 1 - alpha^2``. Between the steps ``log(alpha^2 / sigma^2)`` is linear in t.
+
+    Ends: alpha(0) > 0 and sigma(1) > 0, so that all conversions of this module are finite on [0, 1].
+
+    Args:
+        alphas_cumprod: the table ``[N]``, N >= 2, falling from nearly 1 to nearly 0.
+
+    Raises:
+        ValueError: for a table of another shape, with values outside (0, 1), or that does not fall everywhere.
+
+    Source: Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", arXiv:2006.11239 (the table).
+    """
+    table = np.asarray(alphas_cumprod, np.float64)
+    if table.ndim != 1 or len(table) < 2:
+        raise ValueError(f"alphas_cumprod must have shape [N] with N >= 2, got {table.shape}.")
+    if not (table.min() > 0 and table.max() < 1 and (np.diff(table) < 0).all()):
+        raise ValueError(
+            "alphas_cumprod must fall from step to step within (0, 1), from nearly 1 (data) to nearly 0 (noise), got "
+            f"values from {table[0]:g} to {table[-1]:g}."
+        )
+    log_ratio = (np.log(table) - np.log1p(-table))[::-1]
+    times = np.linspace(0, 1, len(table))
+
+    def at(t: Array) -> Array:
+        return jnp.interp(t, jnp.asarray(times, t.dtype), jnp.asarray(log_ratio, t.dtype))
+
+    return affine(
+        alpha=lambda t: jnp.sqrt(jax.nn.sigmoid(at(t))), sigma=lambda t: jnp.sqrt(jax.nn.sigmoid(-at(t)))
     )
 
 
@@ -346,6 +384,25 @@ def velocity_from_data(path: Path, t: Times, x: Events, data: Events) -> Events:
     at_t = coefficients(path, t)
     numerator = _over_events(at_t.sigma_dot, x) * x + _over_events(_determinant(at_t), x) * data
     return numerator / _over_events(at_t.sigma, x)
+
+
+def velocity_from_v(path: Path, t: Times, x: Events, v: Events) -> Events:
+    """Marginal velocity from a v-prediction ``w = E[alpha x0 - sigma x1 | x_t = x]``, for every coupling.
+
+    ``v = (alpha' (alpha x - sigma w) + sigma' (sigma x + alpha w)) / (alpha^2 + sigma^2)``. Ends: regular but for the
+    variance-preserving path at t = 1.
+
+    Raises:
+        ValueError: for a path without alpha and sigma, or shapes that do not match.
+
+    Source: Salimans and Ho, "Progressive distillation for fast sampling of diffusion models", arXiv:2202.00512.
+    """
+    _check_shapes(t, x=x, v=v)
+    at_t = coefficients(path, t)
+    alpha, sigma = _over_events(at_t.alpha, x), _over_events(at_t.sigma, x)
+    rates = _over_events(at_t.alpha_dot, x) * (alpha * x - sigma * v)
+    rates += _over_events(at_t.sigma_dot, x) * (sigma * x + alpha * v)
+    return rates / (alpha**2 + sigma**2)
 
 
 def _with_derivatives(

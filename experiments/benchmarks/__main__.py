@@ -2,6 +2,7 @@
 
 python -m experiments.benchmarks steps      the library beside hand-written JAX, its methods beside each other
 python -m experiments.benchmarks torchcfm   training beside torchcfm, on one core; needs the extra "bench"
+python -m experiments.benchmarks unet       training of a U-Net beside torchcfm's, on one core; needs the extra "bench"
 python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torchdyn; needs the extra "bench"
 python -m experiments.benchmarks adjoint    updates of truncated adjoint matching beside the full adjoint
 python -m experiments.benchmarks cheaper    reward and distance bought with cheaper updates, at equal number and time
@@ -32,6 +33,7 @@ _SOLVERS = {"torchdiffeq": "torchdiffeq", "torchdyn": "torchdyn"}
 Which = Literal[
     "steps",
     "torchcfm",
+    "unet",
     "sampling",
     "adjoint",
     "cheaper",
@@ -62,6 +64,7 @@ class _Race(NamedTuple):
 _RACES = {
     "steps": _Race("library", 20, (64, 128, 256, 512), {}),
     "torchcfm": _Race("against_torchcfm", 20, (64, 128, 256, 512), _TORCHCFM),
+    "unet": _Race("unet", 1, (32, 64), _TORCHCFM),
     "adjoint": _Race("adjoint", 10, (64, 256), {}),
     "convolutions": _Race("convolutions", 3, (16, 32), {}),
     "pot": _Race("against_pot", 20, (256, 1024), {"ot": "POT"}),
@@ -86,14 +89,14 @@ def benchmark(
     Args:
         which: what is measured.
         rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
-            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing, sit: 5); at width 64 it is four times as
-            often.
+            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing, sit: 5, unet: 1); at width 64 it is four
+            times as often.
         widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
-            one; prefetching, data, overheads: 256; convolutions, numbers of channels: 16 32; pairing, pot, numbers of
-            rows: 64 to 8192, 256 and 1024).
+            one; prefetching, data, overheads: 256; convolutions, unet, numbers of channels: 16 32, 32 64; pairing,
+            pot, numbers of rows: 64 to 8192, 256 and 1024).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
-        one_core: keep to one core, where other programs disturb less; torchcfm always does.
+        one_core: keep to one core, where other programs disturb less; torchcfm and unet always do.
         quick: few rounds at the first width, or few points, to see that all of it runs; the numbers mean little.
     """
     if which == "distances":
@@ -123,7 +126,7 @@ def _ratios(
         raise ValueError(f"--rounds and --widths must be positive, got {rounds} and {widths}")
     rounds, widths = (1, widths[:1]) if quick else (rounds, widths)
     _check_installed(race.extra)
-    if one_core or which == "torchcfm":
+    if one_core or which in ("torchcfm", "unet"):
         _pin_to_one_core()
     # Imported this late: JAX takes the number of its threads when it first looks at the cores it may use.
     program = importlib.import_module(f"experiments.benchmarks.{race.module}")

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gft_jax.data.rows import Mapped, Rows, chunks, is_finite
 
@@ -91,8 +92,25 @@ def normalised(rows: Rows, normalisation: Normalisation) -> Rows:
     """
     if not jnp.issubdtype(rows.dtype, jnp.floating):
         raise ValueError(f"rows to be normalised must be floating-point, got dtype {rows.dtype}")
-    event = tuple(rows.shape[1:])
-    mean, scale = (np.asarray(value, rows.dtype) for value in normalisation)
+    mean, scale = checked(normalisation, tuple(rows.shape[1:]), rows.dtype)
+    return Mapped(rows, lambda x: (x - mean) / scale, rows.dtype, is_finite(rows))
+
+
+def checked(
+    normalisation: Normalisation, event: tuple[int, ...], dtype: DTypeLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale as arrays of a dtype.
+
+    Args:
+        normalisation: mean and scale.
+        event: shape of an event.
+        dtype: a floating-point one.
+
+    Raises:
+        ValueError: for a mean or scale that is not finite or would change the shape of an event, or a scale that is not
+            positive.
+    """
+    mean, scale = (np.asarray(value, dtype) for value in normalisation)
     for name, value in (("mean", mean), ("scale", scale)):
         try:
             fits = np.broadcast_shapes(value.shape, event) == event
@@ -106,7 +124,7 @@ def normalised(rows: Rows, normalisation: Normalisation) -> Rows:
             raise ValueError(f"{name} of a normalisation must be finite, got {value}")
     if not (scale > 0).all():
         raise ValueError(f"scale of a normalisation must be positive, got {scale}")
-    return Mapped(rows, lambda x: (x - mean) / scale, rows.dtype, is_finite(rows))
+    return mean, scale
 
 
 def restored(x: Any, normalisation: Normalisation) -> Any:
