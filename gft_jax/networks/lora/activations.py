@@ -1,10 +1,11 @@
 """Low-rank updates beside the layers of linen modules: no product of the factors, and no gradient of a kernel."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from jaxtyping import Array
 
 from gft_jax.networks.leaf_names import listed
@@ -27,14 +28,15 @@ def beside_kernels(base_params: Any, adapters: Mapping[str, Factors]) -> Any:
         *scopes, leaf = name.split("/")
         if leaf != KERNEL:
             raise ValueError(
-                f"{name} is not the kernel of a linen layer: adapt it by merging, or narrow the patterns"
+                f"{name} is not the kernel of a linen layer: narrow the patterns, or adapt it by merging. If it is a "
+                "bias or a scale with a leading axis of layers, name it by stacked, and it is passed over"
             )
         joined = _with(joined, scopes, {A: factors.a, B: factors.b}, name)
     return joined
 
 
 def _with(tree: Any, scopes: list[str], new: dict[str, Array], name: str) -> Any:
-    if not isinstance(tree, Mapping):
+    if not isinstance(tree, dict | FrozenDict):  # not the states of nnx, which are mappings too
         raise ValueError(
             f"{name} does not lie in nested dictionaries, so it is not of a linen module: adapt it by merging"
         )
@@ -43,7 +45,7 @@ def _with(tree: Any, scopes: list[str], new: dict[str, Array], name: str) -> Any
     return {**tree, scopes[0]: _with(tree[scopes[0]], scopes[1:], new, name)}
 
 
-def run_adapted(scale: float, run: Callable[[], Array], names: Mapping[str, Factors], check: bool) -> Array:
+def run_adapted(scale: float, run: Callable[[], Array], names: Sequence[str], check: bool) -> Array:
     """What ``run`` returns, where layers of linen modules that hold factors add ``scale * B A x`` to their output.
 
     Raises:
@@ -60,7 +62,7 @@ def run_adapted(scale: float, run: Callable[[], Array], names: Mapping[str, Fact
             return call(*args, **kwargs)
         used.add(module.path)
         kernel, a, b = (module.get_variable("params", name) for name in (KERNEL, A, B))
-        _check_layer(module, kernel, a)
+        _check_layer(module, kernel, a, b)
         narrow = module.clone(features=a.shape[-1], use_bias=False, parent=None, name=None)
         inner = narrow.apply({"params": {KERNEL: a}}, *args, **kwargs)
         parts = a.shape[-1] // b.shape[-2]
@@ -87,13 +89,13 @@ def _ends(name: str, path: tuple[str, ...]) -> bool:
     return scopes[len(scopes) - len(path) :] == path
 
 
-def _check_layer(module: nn.Module, kernel: Array, a: Array) -> None:
+def _check_layer(module: nn.Module, kernel: Array, a: Array, b: Array) -> None:
     where = "/".join(module.path)
     what = f"{type(module).__name__} {where}"
-    if kernel.shape[:-1] != a.shape[:-1] or kernel.ndim < 2:
+    if kernel.shape != (*a.shape[:-1], *b.shape[1:]):
         raise ValueError(
-            f"{what} runs with a kernel of shape {kernel.shape}, and its adapter with {a.shape}: a kernel with a "
-            f'leading axis of layers, as nn.scan makes it, must be named by stacked, such as stacked=["{where}/kernel"]'
+            f"{what} runs with a kernel of shape {kernel.shape}, and its adapters have {a.shape} and {b.shape}: a kernel "
+            f'with a leading axis of layers, as nn.scan makes it, must be named by stacked, such as ["{where}/kernel"]'
         )
     if not isinstance(module.features, int) or getattr(module, "transpose_kernel", False):
         raise ValueError(f"{what} does not have its outputs last in its kernel: adapt it by merging")
