@@ -14,11 +14,13 @@ import tyro
 
 import gft_jax as gft
 from experiments.configs import reward, terminal
+from experiments.configs.camelyon17 import Camelyon17
 from experiments.configs.digits import Digits
 from experiments.configs.domains import defaults_for
 from experiments.configs.images import Images
 from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
+from experiments.configs.sit_xl import SitXl
 from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
 from experiments.configs.wilds import Wilds
@@ -35,11 +37,7 @@ from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 
 EXPERIMENTS: dict[str, type[Settings]] = {
-    "digits": Digits,
-    "toy2d": Toy2d,
-    "terminal": Terminal,
-    "images": Images,
-    "wilds": Wilds,
+    each.experiment: each for each in (Digits, Toy2d, Terminal, Images, Wilds, Camelyon17, SitXl)
 }
 """Those that adapt a flow to new data."""
 ROOT = Path("runs")

@@ -41,7 +41,7 @@ def test_a_model_that_is_kept_is_loaded_as_a_base(tmp_path):
     assert not (tmp_path / "other").exists()
     with pytest.raises(FileExistsError):
         save_model(tmp_path / "model", module, jax.tree.map(jnp.zeros_like, params), (3,))
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         gft.load(tmp_path / "model", "plain")
 
 
@@ -52,7 +52,7 @@ class _Own(nn.Module):
 
 
 def test_what_is_no_description_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="_Own is not a network of gft_jax.networks"):
+    with pytest.raises(ValueError, match="_Own is not a network of"):
         describe_model(tmp_path, _Own(), (3,))
     with pytest.raises(ValueError, match="is not the folder of a run or of a model"):
         described_model(tmp_path)

@@ -94,7 +94,7 @@ def test_refused_latents(tmp_path, arrays, message):
 
 
 def test_refused_folders_and_splits(digits, tmp_path):
-    with pytest.raises(ValueError, match="no folder and no .npz file"):
+    with pytest.raises(ValueError, match=r"no folder and no \.npz file"):
         folder_rows(Path("nowhere"), None, None, ())
     for number, (mode, side) in enumerate((("L", 4), ("L", 6), ("RGB", 4))):
         Image.new(mode, (side, side)).save(tmp_path / f"{number}.png")

@@ -14,19 +14,9 @@ from experiments.data.digit_images import write_digits
 from gft_jax.networks.lora import LoRAParams
 
 DIGITS = [str(number) for number in range(10)]
-TINY = ("--steps 2 --eval-every 1 --batch-size 8 --num-evaluated 5 --held-out 0.5 --sampling-steps 2").split()
-    "--steps",
-    "2",
-    "--eval-every",
-    "1",
-    "--batch-size",
-    "8",
-    "--num-evaluated",
-    "5",
-    "--held-out",
-    "0.5",
-    "--sampling-steps",
-    "2",
+TINY = [
+    *("--steps", "2", "--eval-every", "1", "--batch-size", "8"),
+    *("--num-evaluated", "5", "--held-out", "0.5", "--sampling-steps", "2"),
 ]
 MLP = ["--network", "mlp", "--hidden", "8", "--depth", "1"]
 

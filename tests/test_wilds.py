@@ -110,12 +110,12 @@ def test_a_subset_is_always_the_same_one(root):
 def test_what_is_not_there_is_named(root, tmp_path):
     with pytest.raises(ValueError, match=r"metadata\.csv is missing: download it by the package wilds"):
         wilds_rows(tmp_path, "camelyon17", "test")
-    with pytest.raises(ValueError, match="--domain is 'nowhere'; .* has: 0, 1, 2, 3, 4, test, train, val"):
+    with pytest.raises(ValueError, match=r"--domain is 'nowhere'; .* has: 0, 1, 2, 3, 4, test, train, val"):
         wilds_rows(root, "camelyon17", "nowhere")
     table = (root / "rxrx1_v1.0" / "metadata.csv").read_text()
     (tmp_path / "rxrx1_v1.0").mkdir()
     (tmp_path / "rxrx1_v1.0" / "metadata.csv").write_text(table)
-    with pytest.raises(ValueError, match="B03_s1.png is missing"):
+    with pytest.raises(ValueError, match=r"B03_s1\.png is missing"):
         wilds_rows(tmp_path, "rxrx1", "test")
     (tmp_path / "rxrx1_v1.0" / "metadata.csv").write_text(table.replace("sirna_id", "sirna_number"))
     with pytest.raises(ValueError, match="no column 'sirna_id'"):
