@@ -9,7 +9,7 @@ import pytest
 from programs import call
 
 import gft_jax as gft
-from experiments import report, sample, train
+from experiments import evaluate, report, sample, train
 from experiments.data.digit_images import write_digits
 from gft_jax.networks.lora import LoRAParams
 
@@ -193,6 +193,66 @@ def test_a_run_that_was_cut_short_ends_as_one_that_was_not(inside, monkeypatch, 
         a, b = (gft.load(run, method, averaged=averaged) for run in (whole, cut))
         same(a.params, b.params)
     assert isinstance(a.params, LoRAParams) == ("lora" in more)
+
+
+def test_a_class_that_the_network_does_not_know_is_not_sampled(inside, monkeypatch, capsys):
+    for more in (["--label", "10"], ["--label", "-1"]):
+        assert call(monkeypatch, sample, "tuned", *more) == 2
+        assert "allowed is 0 to 9" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_samples_and_cards_of_a_run_with_classes(inside, monkeypatch):
+    few = ["--num-samples", "4", "--num-steps", "2"]
+    for more in (
+        [],
+        ["--label", "5"],
+        ["--label", "5", "--guidance", "0"],
+        ["--label", "6", "--guidance", "0"],
+    ):
+        assert call(monkeypatch, sample, "base", *few, *more) == 0
+    drawn = {path.parent.name: np.load(path) for path in (inside / "base" / "samples").glob("*/samples.npy")}
+    assert len(drawn) == 4
+    unguided = [drawn[name] for name in drawn if "guidance0" in name]
+    np.testing.assert_array_equal(*unguided)
+    a, b = (drawn[name] for name in drawn if "guidance0" not in name)
+    assert np.any(a != b)
+
+
+@pytest.mark.slow
+def test_a_card_of_a_run_with_classes(inside, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    tune = ["--data", "digits/new", "--base", "base", "--methods", "plain", *TINY, "--num-evaluated", "15"]
+    assert call(monkeypatch, train, "images", *tune, "--out", run) == 0
+    small = ["--num-steps", "2", "--nfe-steps", "1", "--nfe-solvers", "euler", "--num-halves", "2"]
+    assert call(monkeypatch, evaluate, run, *small) == 0
+    assert json.loads((run / "cards" / "plain-seed0" / "card.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "network",
+    ["sit --hidden 32 --depth 2", "unet --hidden 16 --depth 1 --multipliers 1 2"],
+    ids=["sit", "unet"],
+)
+def test_a_network_learns_digits_and_then_others(monkeypatch, tmp_path, network):
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "digits", side=8)
+    common = (
+        "--eval-every 100 --batch-size 32 --num-evaluated 50 --sampling-steps 10 --averaging 0.98".split()
+    )
+    pretrain = ["--pretrain", "--network", *network.split(), "--steps", "300", "--base-learning-rate", "3e-3"]
+    assert (
+        call(monkeypatch, train, "images", "--data", "digits/old", "--out", "base", *pretrain, *common) == 0
+    )
+    tune = "--base base --methods gradual-linear --steps 200 --learning-rate 2e-3 --out tuned".split()
+    assert call(monkeypatch, train, "images", "--data", "digits/new", *tune, *common) == 0
+    reached = {}
+    for run in ("base", "tuned"):
+        rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        reached[run] = [row["energy_distance"] for row in rows if row["kind"] == "evaluation"]
+    assert reached["base"][-1] < 0.1 * reached["base"][0]
+    assert reached["tuned"][-1] < 0.5 * reached["tuned"][0]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def as_shown(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
 
     Latents are divided by the 99th percentile of the real ones' absolute values.
     """
-    if is_image(samples.shape[1:]):
+    if is_image(samples.shape[1:]) or not is_image_batch(samples):
         return samples
     first = samples[..., : 3 if samples.shape[-1] > 3 else 1]
     return first / max(float(np.quantile(np.abs(real), 0.99)), 1e-6)
