@@ -238,15 +238,14 @@ def test_a_card_of_a_run_with_classes(inside, monkeypatch, tmp_path):
 def test_a_network_learns_digits_and_then_others(monkeypatch, tmp_path, network):
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "digits", side=8)
-    common = (
-        "--eval-every 100 --batch-size 32 --num-evaluated 50 --sampling-steps 10 --averaging 0.98".split()
-    )
-    pretrain = ["--pretrain", "--network", *network.split(), "--steps", "300", "--base-learning-rate", "3e-3"]
-    assert (
-        call(monkeypatch, train, "images", "--data", "digits/old", "--out", "base", *pretrain, *common) == 0
-    )
-    tune = "--base base --methods gradual-linear --steps 200 --learning-rate 2e-3 --out tuned".split()
-    assert call(monkeypatch, train, "images", "--data", "digits/new", *tune, *common) == 0
+    common = ["--eval-every", "100", "--batch-size", "32", "--num-evaluated", "50", "--sampling-steps", "10"]
+    common += ["--averaging", "0.98"]
+    pretrain = ["--data", "digits/old", "--pretrain", "--network", *network.split(), "--out", "base"]
+    pretrain += ["--steps", "300", "--base-learning-rate", "3e-3"]
+    assert call(monkeypatch, train, "images", *pretrain, *common) == 0
+    tune = ["--data", "digits/new", "--base", "base", "--methods", "gradual-linear", "--out", "tuned"]
+    tune += ["--steps", "200", "--learning-rate", "2e-3"]
+    assert call(monkeypatch, train, "images", *tune, *common) == 0
     reached = {}
     for run in ("base", "tuned"):
         rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
