@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+from flax import linen
 from tqdm import tqdm
 
 import gft_jax as gft
@@ -16,7 +17,6 @@ from experiments.methods import TimedPath
 from experiments.run_folder import RunFolder
 from gft_jax.checkpoints import fingerprint
 from gft_jax.loading import describe_model, init_params, params_folder
-from gft_jax.networks import ResidualMLP
 from gft_jax.types import Drift, Params
 
 SEED = 0
@@ -36,7 +36,7 @@ def base_of_run(
     config: RunSettings,
     folder: RunFolder,
     data: np.ndarray,
-    module: ResidualMLP,
+    module: linen.Module,
     drift: Drift,
     timed_path: TimedPath,
     cache: Path,
@@ -59,7 +59,7 @@ def base_of_run(
 def pretrained_base(
     config: RunSettings,
     data: np.ndarray,
-    module: ResidualMLP,
+    module: linen.Module,
     drift: Drift,
     timed_path: TimedPath,
     cache: Path,

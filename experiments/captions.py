@@ -54,6 +54,13 @@ CAPTIONS = {
         "grey.",
         "A panel of curves from noise to samples for the base and each method.",
     ),
+    "images_by_step.png": Caption(
+        "Samples by step",
+        "Samples of the same noise at several steps of the training, not selected; at step 0 they are the base's. Last "
+        "row: real, held-out images of the same classes, which are named below. All on the scale from -1 to 1; of "
+        "latents the first three channels, as colours.",
+        "Panels of images: a row for each training step, a column for each noise, real images in the last row.",
+    ),
     "convergence.png": Caption(
         "Convergence",
         "Distance between generated and held-out samples at every evaluation of the raw parameters. Dotted: the "

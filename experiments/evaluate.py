@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import numpy as np
 import tyro
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -132,6 +133,11 @@ def _loaded(config: Evaluate, method: str | None) -> Loaded:
 def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:
     """The card of one method."""
     few = len(data.target) < gft.evaluation.LEAST_SAMPLES
+    num_samples = config.num_samples
+    if data.labels is not None and num_samples is None:
+        # Samples are told the classes of held-out images, so that their number must be known here.
+        num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
+    unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(
         loaded.drift,
         loaded.params,
@@ -140,9 +146,10 @@ def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loade
         key=jax.random.key(config.noise_seed),
         fresh=data.fresh,
         old_data=data.base,
-        training_data=None if few else data.target,
+        training_data=None if few or unread else data.target,
         classifier=None if config.classifier is None else CLASSIFIERS[config.classifier],
-        num_samples=config.num_samples,
+        num_samples=num_samples,
+        cond=None if data.labels is None else np.resize(data.labels.held_out, num_samples),
         solver=SOLVERS[config.solver](),
         num_steps=settings.sampling_steps if config.num_steps is None else config.num_steps,
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
@@ -152,7 +159,9 @@ def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loade
         num_halves=config.num_halves,
     )
     too_few = (f"no distances to the training data, of which there are {len(data.target)}",) if few else ()
-    return card._replace(notes=(*card.notes, *too_few, OLD_DATA))
+    unread_data = ("no distances to the training data, which lie in files",) if unread else ()
+    old_data = () if data.base is None else (OLD_DATA,)
+    return card._replace(notes=(*card.notes, *too_few, *unread_data, *old_data))
 
 
 def recorded_settings(run: Path) -> Settings:

@@ -355,7 +355,7 @@ def _seeds(count: int) -> str:
 
 def show_images(ax: Axes, images: np.ndarray, num_rows: int, num_columns: int) -> None:
     """The first images of an array, in rows, on the scale [-1, 1]."""
-    shown = _mosaic(np.asarray(images, dtype=np.float32), num_rows, num_columns)
+    shown = mosaic(np.asarray(images, dtype=np.float32), num_rows, num_columns)
     if shown.ndim == 2:
         ax.imshow(shown, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
     else:
@@ -363,7 +363,8 @@ def show_images(ax: Axes, images: np.ndarray, num_rows: int, num_columns: int) -
     ax.set_axis_off()
 
 
-def _mosaic(images: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
+def mosaic(images: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
+    """Images side by side, in rows, with white gaps: one image; without channels where there is one."""
     height, width, *channels = images.shape[1:]
     if channels == [1]:
         images, channels = images[..., 0], []

@@ -21,9 +21,10 @@ from experiments.card_page import card_section
 from experiments.cards import read_cards
 from experiments.coupling_section import coupling_section, unconverged
 from experiments.files import read_arrays, read_json, write_atomically
+from experiments.images.figures import as_shown, images_by_step, is_image_batch
 from experiments.page import listing, render, setting
 from experiments.path_kl_figure import path_kls
-from experiments.planar import is_planar, read_motion
+from experiments.planar import Motion, is_planar, read_motion
 from experiments.planar_animation import cooling_animation
 from experiments.planar_figures import moving_samples, path_panels, scatters, target_weights
 from experiments.reward.columns import REWARD_COLUMNS
@@ -130,20 +131,50 @@ def _adaptation_pictures(
 ) -> _Pictures:
     motion, real = read_motion(folder, methods), samples.get("real")
     weights = target_weights(rows, methods, seed=next(iter(config.get("seeds", [])), 0))
+    planar = any(is_planar(array.shape[1:]) for array in samples.values())
+    if not planar:
+        return _image_pictures(config, rows, samples, methods, motion)
     figures = {
         "scatter.png": scatters(samples, methods),
         "moving_samples.png": moving_samples(motion.snapshots, weights, real, methods),
         "trajectories.png": path_panels(motion.paths, real, methods),
+        **_curves(rows, methods),
+    }
+    animations = {"cooling.gif": cooling_animation(motion.snapshots, weights, real, methods)}
+    return figures, animations, list(motion.absences(methods))
+
+
+def _image_pictures(
+    config: Mapping[str, Any],
+    rows: Sequence[Record],
+    samples: Mapping[str, np.ndarray],
+    methods: Sequence[str],
+    motion: Motion,
+) -> _Pictures:
+    classes = config.get("shown_classes", [])
+    figures = {
+        "images_by_step.png": images_by_step(motion.snapshots, samples.get("real"), methods, classes),
+        **_curves(rows, methods),
+        "samples.png": plots.sample_grids(_as_shown(samples), methods),
+    }
+    return figures, {}, []
+
+
+def _curves(rows: Sequence[Record], methods: Sequence[str]) -> dict[str, Figure | None]:
+    return {
         "convergence.png": plots.convergence(rows, methods),
         "path_length.png": plots.path_lengths(rows, methods),
         "path_kl.png": path_kls(rows, methods),
         "cooling.png": plots.cooling(rows, methods),
         "end_law.png": end_law(rows, methods),
-        "samples.png": plots.sample_grids(samples, methods),
     }
-    animations = {"cooling.gif": cooling_animation(motion.snapshots, weights, real, methods)}
-    planar = any(is_planar(array.shape[1:]) for array in samples.values())
-    return figures, animations, list(motion.absences(methods)) if planar else []
+
+
+def _as_shown(samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    real = samples.get("real")
+    if real is None:
+        return dict(samples)
+    return {name: as_shown(x, real) if is_image_batch(x) else x for name, x in samples.items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -184,7 +215,7 @@ def absences(
     if lacking:
         absent.append(f"No samples of {listing(lacking)}.")
     shapes = {array.shape[1:] for array in samples.values()}
-    hidden = sorted(shape for shape in shapes if not (plots.is_image(shape) or is_planar(shape)))
+    hidden = sorted(shape for shape in shapes if not (len(shape) in (2, 3) or is_planar(shape)))
     return [
         *absent,
         *(

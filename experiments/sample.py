@@ -15,9 +15,10 @@ import tyro
 
 import gft_jax as gft
 from experiments import plots
+from experiments.images.figures import as_shown
 from experiments.planar import is_planar
 from experiments.planar_figures import scatters
-from gft_jax.loading import Loaded
+from gft_jax.loading import Loaded, described_model
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
 
@@ -37,6 +38,10 @@ class Sample:
     target_weight: float = 1.0
     """Dial between the base (0) and the fine-tuned model (1): the drift is a blend of the two. Values outside
     [0, 1] extrapolate."""
+    label: int | None = None
+    """Number of the class to draw, of a network that knows classes; by default the samples go through all of them."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance towards the class; 1 for none, 0 for samples without a class."""
     num_samples: int = 64
     """Number of samples."""
     sample_seed: int = 0
@@ -74,12 +79,14 @@ def draw(config: Sample) -> Path:
         raise ValueError("--averaged and --target-weight are for fine-tuned methods; the base has neither")
     loaded = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
     noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
-    drift, params = loaded.drift, loaded.params
+    drift, params, labels = loaded.drift, loaded.params, _labels(config)
     if config.target_weight != 1.0:
         drift = gft.drifts.blend(drift)
         params = gft.drifts.BlendParams(loaded.base_params, loaded.params, config.target_weight)
+    if config.guidance != 1.0:
+        drift, params = gft.drifts.guide(drift, None), gft.drifts.GuidanceParams(params, config.guidance)
     result = gft.sampling.sample_ode(
-        drift, params, noise, num_steps=config.num_steps, solver=SOLVERS[config.solver]()
+        drift, params, noise, cond=labels, num_steps=config.num_steps, solver=SOLVERS[config.solver]()
     )
     samples = np.asarray(result.x)
     if not result.succeeded:
@@ -91,7 +98,7 @@ def draw(config: Sample) -> Path:
         f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}"
     )
     side = int(np.ceil(np.sqrt(len(samples))))
-    shown = {loaded.method: samples}, [loaded.method]
+    shown = {loaded.method: as_shown(samples, samples)}, [loaded.method]
     picture = scatters(*shown) if is_planar(loaded.event_shape) else plots.sample_grids(*shown, side)
     if picture is not None:
         plots.save(picture, folder / "samples.png")
@@ -99,13 +106,36 @@ def draw(config: Sample) -> Path:
     return folder
 
 
+def _labels(config: Sample) -> np.ndarray | None:
+    """Class of each sample; None of a network without classes.
+
+    Raises:
+        ValueError: for a class that the network does not know, or guidance or a class where it knows none.
+    """
+    num_classes = getattr(described_model(config.run).module, "num_classes", None)
+    if num_classes is None:
+        if config.label is not None or config.guidance != 1.0:
+            raise ValueError(
+                "--label and --guidance are for networks that know classes; that of this run does not"
+            )
+        return None
+    if config.label is not None and not 0 <= config.label < num_classes:
+        raise ValueError(f"--label is {config.label}; allowed is 0 to {num_classes - 1}")
+    if not np.isfinite(config.guidance):
+        raise ValueError(f"--guidance is {config.guidance}; allowed is a finite number")
+    every = np.arange(config.num_samples) % num_classes if config.label is None else config.label
+    return np.broadcast_to(every, config.num_samples).astype(np.int32)
+
+
 def _folder_name(config: Sample, loaded: Loaded) -> str:
     """Draws with other settings go to other folders, so that none writes over another."""
     seed = "" if config.seed is None else f"-seed{config.seed}"
     averaged = "-averaged" if config.averaged else ""
     weight = "" if config.target_weight == 1.0 else f"-weight{config.target_weight:g}"
+    label = "" if config.label is None else f"-class{config.label}"
+    guidance = "" if config.guidance == 1.0 else f"-guidance{config.guidance:g}"
     sampler = f"{config.solver}{config.num_steps}-{config.num_samples}-noise{config.sample_seed}"
-    return f"{loaded.method}{seed}{averaged}{weight}-{sampler}"
+    return f"{loaded.method}{seed}{averaged}{weight}{label}{guidance}-{sampler}"
 
 
 if __name__ == "__main__":

@@ -14,14 +14,19 @@ import tyro
 
 import gft_jax as gft
 from experiments.configs import reward, terminal
+from experiments.configs.camelyon17 import Camelyon17
 from experiments.configs.digits import Digits
 from experiments.configs.domains import defaults_for
+from experiments.configs.images import Images
 from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
+from experiments.configs.sit_xl import SitXl
 from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
+from experiments.configs.wilds import Wilds
 from experiments.devices import check_devices, join_processes
 from experiments.files import write_arrays
+from experiments.images.bench import ImageBench
 from experiments.loop import Preempted, Stopped, preemption
 from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.report import table_of, write_report
@@ -31,7 +36,9 @@ from experiments.summary_text import render_text
 from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 
-EXPERIMENTS: dict[str, type[Settings]] = {"digits": Digits, "toy2d": Toy2d, "terminal": Terminal}
+EXPERIMENTS: dict[str, type[Settings]] = {
+    each.experiment: each for each in (Digits, Toy2d, Terminal, Images, Wilds, Camelyon17, SitXl)
+}
 """Those that adapt a flow to new data."""
 ROOT = Path("runs")
 NUM_IMAGES = 64
@@ -106,12 +113,17 @@ def run(config: Settings | Reward) -> None:
 def adapt(config: Settings) -> RunFolder:
     """Adapts the base to new data by every method and seed."""
     check_devices(config)
-    data = config.data()
+    task = config.task() if isinstance(config, Images) else None
+    data = config.data() if task is None else task.data
     root = ROOT / config.experiment
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
-    folder = open_run(config, root, facts | {"num_evaluations": config.sampling_steps})
+    facts |= {"num_evaluations": config.sampling_steps} | ({} if task is None else task.facts)
+    folder = open_run(config, root, facts)
     print(f"run folder: {folder.path}")
-    bench = TerminalBench(config, data) if isinstance(config, Terminal) else Workbench(config, data)
+    if isinstance(config, Images) and task is not None:
+        bench = ImageBench(config, task)
+    else:
+        bench = TerminalBench(config, data) if isinstance(config, Terminal) else Workbench(config, data)
     base_params, evaluate, base_samples = bench.prepare(folder, root / "base")
     samples, final = {"real": data.held_out, "base": base_samples}, {"base": base_params}
     planar = is_planar(bench.event_shape)

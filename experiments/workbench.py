@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import linen
 
 import gft_jax as gft
 from experiments.base_flow import base_of_run, samples_of_base
@@ -36,11 +37,11 @@ REPLAY_SEED = 20_260_513
 class Workbench:
     """Makes the training loops of an experiment; what is compiled or sampled is made once."""
 
-    def __init__(self, config: Settings, data: ShiftedData):
+    def __init__(self, config: Settings, data: ShiftedData, module: linen.Module | None = None):
         self.config, self.data = config, data
-        self.event_shape = data.base.shape[1:]
+        self.event_shape = tuple(data.target.shape[1:])
         self.path = PATHS[config.path]()
-        self.module = gft.networks.ResidualMLP(hidden=config.hidden, depth=config.depth)
+        self.module = gft.networks.ResidualMLP(config.hidden, config.depth) if module is None else module
         self.drift = gft.drifts.from_linen(self.module)
         self._runners: dict[str, Runner] = {}
         self._replayed: tuple[Params, np.ndarray] | None = None
@@ -121,10 +122,12 @@ class Workbench:
             ) from error
         if not replays:
             return stream
-        replay = gft.pairing.batches(
-            self._base_samples(base_params), batch_size=num_replayed, seed=seed + REPLAY_SEED
-        )
+        replay = self._replay(num_replayed, seed + REPLAY_SEED, base_params)
         return gft.pairing.interleaved(stream, replay, every=every)
+
+    def _replay(self, batch_size: int, seed: int, base_params: Params) -> Batches:
+        """Batches of base samples, for rehearsal."""
+        return gft.pairing.batches(self._base_samples(base_params), batch_size=batch_size, seed=seed)
 
     def _batches(self, batch_size: int, seed: int, base_params: Params) -> Batches:
         """Batches of the data of fine-tuning under the coupling of the run."""

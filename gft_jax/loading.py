@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen
 
 from gft_jax import networks
-from gft_jax.checkpoints import has_params, load_params
+from gft_jax.checkpoints import has_params, load_params, save_params
 from gft_jax.drifts import from_linen
+from gft_jax.networks.lora import LowRank, low_rank
 from gft_jax.types import Drift, Params
 
 MODEL_FILE = "model.json"
@@ -33,13 +34,38 @@ class Loaded(NamedTuple):
     """Shape of one sample."""
     method: str
     """Name of the method."""
+    lora: LowRank | None = None
+    """The low-rank adaptation of a run that has one: ``params`` of its methods are then `LoRAParams`, and
+    ``lora.merge(*params)`` those of the network alone."""
 
 
-def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shape: tuple[int, ...]) -> None:
+class Described(NamedTuple):
+    """A network as a folder describes it."""
+
+    module: linen.Module
+    event_shape: tuple[int, ...]
+    """Shape of one sample."""
+    lora: LowRank | None
+    """The low-rank adaptation of a run that has one."""
+
+
+def describe_model(
+    run: str | os.PathLike[str],
+    module: linen.Module,
+    event_shape: tuple[int, ...],
+    lora: LowRank | None = None,
+) -> None:
     """Writes RUN/model.json: a network of `gft_jax.networks`, its settings, and the shape of its samples.
 
+    Args:
+        run: the folder, which there must be.
+        module: the network.
+        event_shape: shape of one sample.
+        lora: the low-rank adaptation by which the run fine-tunes it: the parameters of its methods are adapters.
+
     Raises:
-        ValueError: if the network is not one of the library's, which alone can be made again by name.
+        ValueError: if the network is not one of the library's, which alone can be made again by name, or one of its
+            settings is no number, text, truth value, dtype, None or sequence of these.
     """
     name = type(module).__name__
     if getattr(networks, name, None) is not type(module):
@@ -47,15 +73,102 @@ def describe_model(run: str | os.PathLike[str], module: linen.Module, event_shap
             f"{name} is not a network of gft_jax.networks; keep your own module beside its parameters"
         )
     settings = {
-        field.name: getattr(module, field.name)
+        field.name: _written(name, field.name, getattr(module, field.name))
         for field in dataclasses.fields(module)
         if field.name not in ("parent", "name", "param_dtype")
     }
-    model = {"network": name, "settings": settings, "event_shape": list(event_shape)}
+    model: dict[str, Any] = {"network": name, "settings": settings, "event_shape": list(event_shape)}
+    if lora is not None:
+        model["lora"] = lora.settings._asdict()
     path = Path(run) / MODEL_FILE
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(model, indent=2, default=dict) + "\n")  # Flax freezes mappings
+    partial.write_text(json.dumps(model, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def described_model(run: str | os.PathLike[str]) -> Described:
+    """The network that RUN/model.json describes, and the shape of its samples.
+
+    Raises:
+        ValueError: if there is no such file, or it describes no network of this version.
+    """
+    path = Path(run) / MODEL_FILE
+    if not path.is_file():
+        raise ValueError(f"{run} is not the folder of a run or of a model: it has no {MODEL_FILE}")
+    try:
+        model = json.loads(path.read_text())
+        name, event_shape = model["network"], tuple(model["event_shape"])
+        settings = {key: _read(key, value) for key, value in model["settings"].items()}
+        lora = low_rank(**model["lora"]) if "lora" in model else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe a network ({type(error).__name__}: {error})") from error
+    network = getattr(networks, name, None) if name in networks.__all__ else None
+    if not (isinstance(network, type) and issubclass(network, linen.Module)):
+        raise ValueError(f"{path} names the network {name!r}, which this version of gft_jax does not have")
+    try:
+        return Described(network(**settings), event_shape, lora)
+    except TypeError as error:
+        raise ValueError(f"{path} has settings that {name} of this version does not take: {error}") from error
+
+
+def save_model(
+    folder: str | os.PathLike[str], module: linen.Module, params: Params, event_shape: tuple[int, ...]
+) -> None:
+    """Keeps a pretrained network, so that `load` and the programs find it: FOLDER/model.json and FOLDER/params/base.
+
+    Args:
+        folder: a new folder, or an empty one.
+        module: a network of `gft_jax.networks`.
+        params: its parameters.
+        event_shape: shape of one sample.
+
+    Raises:
+        ValueError: as of `describe_model`; for parameters of another network (names the first that differs).
+        FileExistsError: if the folder holds parameters already.
+    """
+    like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
+    expected, given = (
+        {
+            jax.tree_util.keystr(path): jnp.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (like, params)
+    )
+    differing = sorted(
+        name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"parameters do not fit {type(module).__name__} for samples of shape {event_shape}: params{name} has shape "
+            f"{given.get(name)}, expected {expected.get(name)}; {len(differing)} differ in all (None: not there)"
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_params(params_folder(folder, "base"), params)
+    describe_model(folder, module, event_shape)
+
+
+def _written(network: str, name: str, value: Any) -> Any:
+    """A setting as JSON: of a dtype its name."""
+    if name.endswith("dtype") and value is not None:
+        return jnp.dtype(value).name
+    try:
+        return json.loads(json.dumps(value, default=dict))
+    except TypeError as error:
+        raise ValueError(
+            f"{name}={value!r} of {network} cannot be written down; a network of a run has settings that are numbers, "
+            "texts, truth values, dtypes, None or sequences of these"
+        ) from error
+
+
+def _read(name: str, value: Any) -> Any:
+    if name.endswith("dtype") and value is not None:
+        return jnp.dtype(value)
+    return _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
 
 
 def params_folder(
@@ -94,14 +207,14 @@ def load(
     averaged: bool = False,
     checkpoint: CheckpointName = "final",
 ) -> Loaded:
-    """Drift and parameters of a finished run.
+    """Drift and parameters of a finished run, or of a model that `save_model` kept.
 
     Args:
-        run: folder of the run.
-        method: one of the run's methods, or "base"; default the first of its configuration.
+        run: folder of the run, or of the model.
+        method: one of the run's methods, or "base"; default the first of its configuration. A model has its base alone.
         seed: one of the run's seeds; default the first.
         averaged: whether to load the averaged parameters instead of the raw ones.
-        checkpoint: the raw parameters at the end, or those of the best checkpoint of the run. It is picked with
+        checkpoint: the parameters at the end, or those of the best checkpoint of the run. It is picked with
             hindsight, by the very samples that score it, so what it scores on them is flattered.
 
     Raises:
@@ -109,11 +222,12 @@ def load(
             parameters of the best checkpoint.
     """
     run = Path(run)
-    for file in (MODEL_FILE, "config.json"):
-        if not (run / file).is_file():
-            raise ValueError(f"{run} is not the folder of a run: it has no {file}")
-    model = json.loads((run / MODEL_FILE).read_text())
-    config = json.loads((run / "config.json").read_text())
+    module, event_shape, lora = described_model(run)
+    config: dict[str, Any] = {"methods": ["base"]}
+    if (run / "config.json").is_file():
+        config = json.loads((run / "config.json").read_text())
+    elif method not in (None, "base") or not has_params(params_folder(run, "base")):
+        raise ValueError(f"{run} is not the folder of a run: it has no config.json")
     name: str = config["methods"][0] if method is None else method
     if name == "base":
         folder = params_folder(run, name)
@@ -124,11 +238,16 @@ def load(
         raise ValueError(
             f"{run} has no finished parameters {folder.name}; there are: {', '.join(there) or 'none'}"
         )
-    module = getattr(networks, model["network"])(**model["settings"])
-    event_shape = tuple(model["event_shape"])
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     base_params = load_params(params_folder(run, "base"), like)
-    return Loaded(from_linen(module), load_params(folder, like), base_params, event_shape, name)
+    drift = from_linen(module)
+    if lora is None:
+        return Loaded(drift, load_params(folder, like), base_params, event_shape, name)
+    drift, params = lora.on_activations(drift), base_params
+    if name != "base":
+        adapters = jax.eval_shape(lambda: lora.adapter.init(jax.random.key(0), like))
+        params = lora.adapter.apply(load_params(folder, adapters), base_params)
+    return Loaded(drift, params, base_params, event_shape, name, lora)
 
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:

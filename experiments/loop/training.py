@@ -47,6 +47,8 @@ class Loop(NamedTuple):
     """The flag that sets the learning rate of this method."""
     evaluated: Callable[[Params, Params], Params]
     """``(params, base_params)`` -> the parameters that are evaluated and kept."""
+    scores_average: bool = False
+    """Whether the averaged parameters are scored, and the best checkpoint chosen by them, instead of the raw ones."""
     shows_progress: bool = True
     """Whether to draw a progress bar."""
     check: Callable[[StepInfo, int, str, str], None] | None = None
@@ -82,7 +84,8 @@ class Loop(NamedTuple):
         Args:
             base_params: the pretrained parameters.
             params: where training starts; None for the base.
-            evaluate: scores parameters; it is given what ``evaluated`` makes of the raw ones, not the average.
+            evaluate: scores parameters; it is given what ``evaluated`` makes of the raw ones, or of the average
+                where that is scored.
             watch: sees every evaluation.
 
         Raises:
@@ -98,7 +101,7 @@ class Loop(NamedTuple):
         finished = [found(final, shapes.params), found(averaged, shapes.averaged_params)]
         if None not in finished:
             print(f"{name}: finished before")
-            return finished[0]
+            return finished[1 if self.scores_average else 0]
         if preemption.requested():
             raise Preempted(f"before {name} was begun in this session")
         placed_base, shown = self.runner.place(base_params), jax.jit(self.evaluated)
@@ -107,7 +110,7 @@ class Loop(NamedTuple):
             return shown(self.runner.fetch(params), base_params)
 
         def score(state: TrainState, step: int) -> dict[str, float]:
-            scores, samples = evaluate(shown_of(state.params))
+            scores, samples = evaluate(shown_of(self._scored(state)))
             return scores if watch is None else scores | watch(step, samples)
 
         with ExitStack() as stack:
@@ -180,10 +183,13 @@ class Loop(NamedTuple):
         reading = clock.reading()
         self.run.log([self._row("timing", **reading)])
         tqdm.write(f"{name}: {budget(reading)}" + (f"; {skipped} batches left out" if skipped else ""))
-        keep(averaged, shown_of(state.averaged_params))
-        params = shown_of(state.params)
-        keep(final, params)
-        return params
+        kept = {final: shown_of(state.params), averaged: shown_of(state.averaged_params)}
+        for folder in (averaged, final):
+            keep(folder, kept[folder])
+        return kept[averaged if self.scores_average else final]
+
+    def _scored(self, state: TrainState) -> Params:
+        return state.averaged_params if self.scores_average else state.params
 
     def _name(self) -> str:
         return f"{self.method} (seed {self.seed})"
@@ -274,7 +280,7 @@ class Loop(NamedTuple):
         if step is None:
             return
         best = state if step == self.num_steps else checkpoints.restore(state, step)[0]
-        keep(self._params_folder(checkpoint="best"), shown_of(best.params))
+        keep(self._params_folder(checkpoint="best"), shown_of(self._scored(best)))
         self.run.log([self._row("best", best_step=step)])
 
     def _log_coupling(self, step: int) -> None:

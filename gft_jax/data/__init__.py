@@ -8,7 +8,7 @@ batch is made: inside `gft_jax.pairing.ahead`, in a thread of its own while the 
 from gft_jax.data.array_files import open_array
 from gft_jax.data.flips import Augmentation, horizontal_flip
 from gft_jax.data.grain_source import from_grain
-from gft_jax.data.images import ImageFolder, images
+from gft_jax.data.images import ImageFolder, image_files, images
 from gft_jax.data.normalisation import Normalisation, fit_normalisation, normalised, restored
 from gft_jax.data.pixels import from_images, to_images
 from gft_jax.data.rows import Rows, in_memory
@@ -22,6 +22,7 @@ __all__ = [
     "from_grain",
     "from_images",
     "horizontal_flip",
+    "image_files",
     "images",
     "in_memory",
     "normalised",

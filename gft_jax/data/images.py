@@ -18,7 +18,7 @@ from gft_jax.data.rows import checked_index
 
 
 class ImageFolder:
-    """Images as float32 rows ``[num, height, width, channels]`` in [-1, 1]; made by `images`."""
+    """Images as float32 rows ``[num, height, width, channels]`` in [-1, 1]; made by `images` or `image_files`."""
 
     finite = True
     dtype = np.dtype(np.float32)
@@ -122,7 +122,62 @@ def images(
             arguments out of range, or an index file that is something else.
         OSError: if the index file cannot be written.
     """
+    listing = list_images(Path(folder), classes)
+    return image_files(
+        folder,
+        listing.names,
+        labels=listing.labels,
+        classes=listing.classes,
+        may_be_empty=classes is not None,
+        size=size,
+        mode=mode,
+        on_unreadable=on_unreadable,
+        threads=threads,
+        index_file=index_file,
+    )
+
+
+def image_files(
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    *,
+    labels: Sequence[int] | np.ndarray | None = None,
+    classes: Sequence[str] = (),
+    may_be_empty: bool = True,
+    size: int | tuple[int, int] | None = None,
+    mode: Mode | None = None,
+    on_unreadable: Literal["raise", "skip"] = "raise",
+    threads: int | None = None,
+    index_file: str | os.PathLike[str] | None = None,
+) -> ImageFolder:
+    """Named images of a folder, as `images` gives those that it finds there; for layouts with a table of their own.
+
+    Args:
+        folder: in which the images lie.
+        names: their paths below it, with "/" between their parts; at least one, the rows in this order.
+        labels: number of the class of each, in [0, len(classes)).
+        classes: names of the classes; empty without labels.
+        may_be_empty: whether there may be classes of which no image can be read.
+        size: as of `images`.
+        mode: as of `images`.
+        on_unreadable: as of `images`; a file that is not there cannot be read.
+        threads: as of `images`.
+        index_file: as of `images`.
+
+    Raises:
+        ValueError: as of `images`; without names, or for another number of labels, or labels out of range.
+        OSError: if the index file cannot be written.
+    """
     folder, wanted_size = Path(folder), _checked_size(size)
+    if not names:
+        raise ValueError(f"no images of {folder} were named")
+    if labels is not None and (
+        len(labels) != len(names) or not 0 <= np.min(labels) <= np.max(labels) < len(classes)
+    ):
+        raise ValueError(
+            f"labels must be {len(names)} numbers in 0 to {len(classes) - 1}, one for each image, got {len(labels)} in "
+            f"{np.min(labels)} to {np.max(labels)}"
+        )
     for name, value, allowed in (
         ("mode", mode, (*get_args(Mode), None)),
         ("on_unreadable", on_unreadable, ("raise", "skip")),
@@ -132,9 +187,8 @@ def images(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
     threads = _usable_cores() if threads is None else threads
-    listing = list_images(folder, classes)
     path = None if index_file is None else Path(index_file)
-    found = dict(zip(listing.names, inspect(folder, listing.names, _pool(threads), path), strict=True))
+    found = dict(zip(names, inspect(folder, names, _pool(threads), path), strict=True))
     unreadable = {name: facts for name, facts in found.items() if isinstance(facts, str)}
     facts = {name: facts for name, facts in found.items() if isinstance(facts, Facts)}
     if unreadable:
@@ -146,16 +200,16 @@ def images(
     mode_of_all: str = mode or _same(
         folder, "mode", modes, 'give mode="RGB" or another, in which all are read'
     )
-    labels = None
-    if listing.labels is not None:
-        readable = [name in facts for name in listing.names]
-        labels = np.asarray(listing.labels, np.int32)[readable]
-        gone = sorted(set(listing.labels) - set(labels.tolist()))
-        if gone and classes is None:
-            names = ", ".join(listing.classes[label] for label in gone)
-            raise ValueError(f"no image of these classes of {folder} can be read: {names}")
+    if labels is not None:
+        readable = [name in facts for name in names]
+        there = np.asarray(labels, np.int32)[readable]
+        gone = sorted(set(np.asarray(labels).tolist()) - set(there.tolist()))
+        if gone and not may_be_empty:
+            listed = ", ".join(str(classes[label]) for label in gone)
+            raise ValueError(f"no image of these classes of {folder} can be read: {listed}")
+        labels = there
     return ImageFolder(
-        folder, tuple(facts), labels, listing.classes, unreadable, mode_of_all, wanted_size, threads
+        folder, tuple(facts), labels, tuple(classes), unreadable, mode_of_all, wanted_size, threads
     )
 
 

@@ -1,0 +1,1 @@
+"""Fine-tuning of pretrained networks on images or latents, with or without classes."""

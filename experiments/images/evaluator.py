@@ -1,0 +1,179 @@
+"""How a fine-tuned flow of images is scored: always from the same noise, and some rows at a time."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import gft_jax as gft
+from experiments.data.shifted import ShiftedData
+from experiments.evaluator import NOISE_SEED, Evaluate
+from experiments.methods import TimedPath
+from gft_jax.objectives.path_rows import path_rows, squared_norm
+from gft_jax.objectives.weighting import uniform
+from gft_jax.types import Drift, Params
+
+Features = Callable[[np.ndarray], Any]
+"""Samples ``[num, *event]`` -> features ``[num, width]`` in which distances are taken."""
+
+NUM_PAIRS = 256
+"""Pairs of noise and data by which the effective target weight is measured."""
+NUM_RETAINED = 64
+"""Sampling paths of the base on which its drift is compared with the fine-tuned one."""
+_RETENTION_TIMES = (0.0, 0.3, 0.6, 0.9)
+
+
+class Sampler(NamedTuple):
+    """How samples are made."""
+
+    num_steps: int
+    """Euler steps."""
+    tolerance: float | None = None
+    """Relative and absolute tolerance of Dopri5, in the place of Euler's method."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 for none."""
+    rows_at_once: int = 64
+
+    def drift(self, drift: Drift, is_conditional: bool) -> Drift:
+        """The drift that is sampled, over the same parameters."""
+        if self.guidance == 1.0 or not is_conditional:
+            return drift
+        guided, scale = gft.drifts.guide(drift, None), self.guidance
+
+        def velocity(params: Params, t: Array, x: Array, cond: Any = None, /) -> Array:
+            return guided(gft.drifts.GuidanceParams(params, scale), t, x, cond)
+
+        return velocity
+
+    def sample(self, drift: Drift, params: Params, noise: Array, cond: Any) -> tuple[Array, Array | None]:
+        """Samples, and the lengths of their paths where steps are Euler's."""
+        if self.tolerance is None:
+            result = gft.sampling.sample_ode(
+                drift, params, noise, cond=cond, num_steps=self.num_steps, save_steps=True
+            )
+            trajectory: Any = result.trajectory
+            return result.x, gft.metrics.path_length(trajectory)
+        controller = diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
+        result = gft.sampling.sample_ode(
+            drift, params, noise, cond=cond, solver=diffrax.Dopri5(), stepsize_controller=controller
+        )
+        return jnp.where(result.succeeded, result.x, jnp.nan), None
+
+
+def evaluator(
+    drift: Drift,
+    base_params: Params,
+    data: ShiftedData,
+    timed_path: TimedPath,
+    sampler: Sampler,
+    pairs: gft.Batch,
+    features: Features | None = None,
+) -> Evaluate:
+    """Scores of parameters by samples against held-out data, each told the class of a held-out image.
+
+    The names are those of `experiments.evaluator.evaluator`: ``w2``, ``energy_distance``, ``diversity``,
+    ``one_step_w2`` and ``training_energy_distance`` (to as many data of fine-tuning as are held out) in pixels or in
+    features, ``path_length`` where steps are Euler's, ``retention`` at four times of the base's sampling paths, and
+    ``reached_weight`` on `pairs`.
+
+    Args:
+        drift: the network.
+        base_params: of the base.
+        data: held-out data, and those of fine-tuning.
+        timed_path: path and times of training.
+        sampler: how samples are made.
+        pairs: rows of training, paired as there, always the same ones.
+        features: in which distances are taken; None for the pixels themselves.
+    """
+    noise = jax.random.normal(jax.random.key(NOISE_SEED), data.held_out.shape)
+    labels = None if data.labels is None else jnp.asarray(data.labels.held_out)
+    sampled_drift = sampler.drift(drift, labels is not None)
+    rows = path_rows(timed_path.path, timed_path.times, uniform, pairs)
+    seen = (lambda x: x) if features is None else (lambda x: np.asarray(features(x)))
+    held_out, fresh = seen(data.held_out), seen(data.fresh)
+
+    @jax.jit
+    def draw(params: Params, noise: Array, cond: Any) -> Any:
+        samples, lengths = sampler.sample(sampled_drift, params, noise, cond)
+        one_step = gft.sampling.sample_ode(sampled_drift, params, noise, cond=cond, num_steps=1).x
+        return samples, one_step, lengths
+
+    @jax.jit
+    def on_base_paths(params: Params, noise: Array, cond: Any) -> Array:
+        result = gft.sampling.sample_ode(
+            drift, params, noise, cond=cond, num_steps=sampler.num_steps, save_at=_RETENTION_TIMES
+        )
+        trajectory: Any = result.trajectory
+        return jnp.swapaxes(trajectory, 0, 1)
+
+    @jax.jit
+    def moved(params: Params, base_params: Params, t: Array, x: Array, velocity: Array, cond: Any) -> Any:
+        """Squared displacement from the base's drift, and its part along the way to the data, of each row."""
+        base = drift(base_params, t, x, cond)
+        displacement, toward = drift(params, t, x, cond) - base, velocity - base
+        return squared_norm(displacement), jnp.sum((displacement * toward).reshape(len(t), -1), axis=1)
+
+    def in_parts(function: Callable[..., Any], *arrays: Any) -> Any:
+        return by_parts(function, sampler.rows_at_once, *arrays)
+
+    few = jax.tree.map(lambda leaf: leaf[:NUM_RETAINED], (noise, labels))
+    paths = in_parts(functools.partial(on_base_paths, base_params), *few)
+    count = paths.shape[1]
+    times = np.tile(np.asarray(_RETENTION_TIMES, np.float32), len(paths))
+    paths = paths.reshape(-1, *noise.shape[1:])
+    retained = (times, paths, np.zeros_like(paths), None if few[1] is None else jnp.repeat(few[1], count))
+
+    def evaluate(params: Params) -> tuple[dict[str, float], np.ndarray]:
+        samples, one_step, lengths = in_parts(functools.partial(draw, params), noise, labels)
+        of = functools.partial(moved, params, base_params)
+        squared, along = in_parts(of, rows.t, rows.x, rows.velocity, rows.cond)
+        made = seen(samples)
+        scores = {
+            "w2": gft.metrics.w2(made, held_out),
+            "energy_distance": gft.metrics.energy_distance(made, held_out),
+            "one_step_w2": gft.metrics.w2(seen(one_step), held_out),
+            "diversity": gft.metrics.mean_pairwise_distance(made),
+            "training_energy_distance": gft.metrics.energy_distance(made, fresh),
+            "retention": np.sqrt(np.mean(in_parts(of, *retained)[0])),
+            "reached_weight": gft.cooling.effective_target_weight(np.mean(squared), np.mean(along)),
+        }
+        if lengths is not None:
+            scores["path_length"] = np.mean(lengths)
+        return {name: float(value) for name, value in scores.items()}, samples
+
+    return evaluate
+
+
+def floor(data: ShiftedData, features: Features | None) -> dict[str, float]:
+    """Scores of real samples: data of fine-tuning, as many as are held out."""
+    held_out, fresh = (
+        x if features is None else np.asarray(features(x)) for x in (data.held_out, data.fresh)
+    )
+    return {
+        "w2": float(gft.metrics.w2(fresh, held_out)),
+        "energy_distance": float(gft.metrics.energy_distance(fresh, held_out)),
+        "diversity": float(gft.metrics.mean_pairwise_distance(fresh)),
+    }
+
+
+def by_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:
+    """What a function of rows gives, found for some rows at a time, in NumPy arrays.
+
+    The last part is filled up with copies of the last row, so that all run the same program.
+
+    Args:
+        function: of arrays ``[rows, ...]`` (or None) -> pytree of arrays ``[rows, ...]``.
+        size: rows of a part.
+        *arrays: pytrees of arrays ``[num, ...]``; the first holds at least one.
+    """
+    num = len(jax.tree.leaves(arrays)[0])
+    size, pieces = min(size, num), []
+    for start in range(0, num, size):
+        index = np.minimum(np.arange(start, start + size), num - 1)
+        pieces.append(jax.device_get(function(*jax.tree.map(lambda leaf, rows=index: leaf[rows], arrays))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *pieces)

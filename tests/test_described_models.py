@@ -1,0 +1,66 @@
+"""Networks by name in a folder: what is written is the network that comes back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import gft_jax as gft
+from gft_jax.loading import MODEL_FILE, describe_model, described_model, init_params, save_model
+
+NETWORKS = [
+    gft.networks.ResidualMLP(hidden=8, depth=1, num_classes=3),
+    gft.networks.SiT(hidden_size=8, depth=1, num_heads=2, patch_size=2, num_classes=3, remat=True),
+    gft.networks.UNet(
+        channels=4, multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(2,), norm_groups=2
+    ),
+]
+
+
+@pytest.mark.parametrize("module", NETWORKS, ids=lambda module: type(module).__name__)
+def test_every_network_is_described_and_made_again(tmp_path, module):
+    describe_model(tmp_path, module, (4, 4, 1))
+    again, event_shape = described_model(tmp_path)
+    assert again == module
+    assert event_shape == (4, 4, 1)
+    assert again != module.clone(**{"num_classes": 7})
+
+
+def test_a_model_that_is_kept_is_loaded_as_a_base(tmp_path):
+    module = NETWORKS[0]
+    params = init_params(module, jax.random.key(1), (3,))
+    save_model(tmp_path / "model", module, params, (3,))
+    loaded = gft.load(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert (loaded.method, loaded.event_shape) == ("base", (3,))
+    with pytest.raises(
+        ValueError, match=r"params\['first'\]\['kernel'\] has shape \(3, 8\), expected \(4, 8\)"
+    ):
+        save_model(tmp_path / "other", module, params, (4,))
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(FileExistsError):
+        save_model(tmp_path / "model", module, jax.tree.map(jnp.zeros_like, params), (3,))
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        gft.load(tmp_path / "model", "plain")
+
+
+class _Own(nn.Module):
+    @nn.compact
+    def __call__(self, t, x, cond=None):
+        return x
+
+
+def test_what_is_no_description_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="_Own is not a network of"):
+        describe_model(tmp_path, _Own(), (3,))
+    with pytest.raises(ValueError, match="is not the folder of a run or of a model"):
+        described_model(tmp_path)
+    for text, message in (
+        ("{}", "does not describe a network"),
+        ('{"network": "Other", "settings": {}, "event_shape": [3]}', "names the network 'Other'"),
+        ('{"network": "ResidualMLP", "settings": {"wide": 3}, "event_shape": [3]}', "does not take"),
+    ):
+        (tmp_path / MODEL_FILE).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            described_model(tmp_path)

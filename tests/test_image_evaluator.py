@@ -1,0 +1,69 @@
+"""Scores of flows of images, on a drift that is the same everywhere: all of them are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gft_jax as gft
+from experiments.data.shifted import Labels, ShiftedData
+from experiments.evaluator import NOISE_SEED
+from experiments.images.evaluator import Sampler, by_parts, evaluator
+from experiments.methods import PATHS
+
+NUM, EVENT = 5, (2, 2, 1)
+
+
+def drift(params, t, x, cond=None, /):
+    """The parameter, and for a label (the null class is 0) that much more."""
+    label = jnp.zeros(len(x)) if cond is None else cond
+    return jnp.broadcast_to((params + label)[:, None, None, None], x.shape)
+
+
+def scores_of(params, base, sampler, labels=None):
+    noise = np.asarray(jax.random.normal(jax.random.key(NOISE_SEED), (NUM, *EVENT)))
+    named = None if labels is None else Labels(labels, labels, labels)
+    data = ShiftedData(None, noise, noise, noise, named)
+    keys = jax.random.split(jax.random.key(0), NUM)
+    pairs = gft.Batch(jnp.zeros((NUM, *EVENT)), jnp.full((NUM, *EVENT), 3.0), keys)
+    evaluate = evaluator(drift, jnp.float32(base), data, PATHS["linear"](), sampler, pairs)
+    return evaluate(jnp.float32(params)), noise
+
+
+@pytest.mark.parametrize("rows_at_once", [2, 8])
+def test_scores_of_a_drift_that_is_the_same_everywhere(rows_at_once):
+    (scores, samples), noise = scores_of(2.0, 1.0, Sampler(3, rows_at_once=rows_at_once))
+    np.testing.assert_allclose(samples, noise + 2.0, rtol=1e-6)
+    side = np.sqrt(np.prod(EVENT))
+    assert scores["path_length"] == pytest.approx(2.0 * side, rel=1e-5)
+    assert scores["w2"] == pytest.approx(2.0 * side, rel=1e-5)
+    assert scores["one_step_w2"] == pytest.approx(2.0 * side, rel=1e-5)
+    assert scores["retention"] == pytest.approx(1.0 * side, rel=1e-5)
+    # The velocity of the pairs is 3: of the way of 2 from the base's drift, half has been gone.
+    assert scores["reached_weight"] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_guidance_goes_beyond_the_class():
+    labels = np.array([0, 1, 2, 1, 0], np.int32)
+    plain, guided = (scores_of(1.0, 1.0, Sampler(2, guidance=scale), labels)[0][1] for scale in (1.0, 3.0))
+    np.testing.assert_allclose(guided - plain, 2.0 * labels[:, None, None, None] * np.ones(EVENT), atol=1e-5)
+
+
+def test_an_adaptive_sampler_reaches_the_same_samples_without_a_path_length():
+    (scores, samples), noise = scores_of(2.0, 1.0, Sampler(3, tolerance=1e-3))
+    np.testing.assert_allclose(samples, noise + 2.0, rtol=1e-5)
+    assert "path_length" not in scores
+
+
+def test_parts_are_of_one_size_and_give_all_rows_once():
+    seen = []
+
+    def double(x, y):
+        seen.append(len(x))
+        return 2 * x, y
+
+    x = np.arange(7)
+    doubled, none = by_parts(double, 3, x, None)
+    np.testing.assert_array_equal(doubled, 2 * x)
+    assert none is None
+    assert seen == [3, 3, 3]
