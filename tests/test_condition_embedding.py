@@ -7,7 +7,7 @@ import pytest
 
 from gft_jax import pairing
 from gft_jax.drifts import GuidanceParams, from_linen, guide
-from gft_jax.networks import ConditionEmbedding, ResidualMLP, null_condition
+from gft_jax.networks import ConditionEmbedding, ResidualMLP, SiT, UNet, null_condition
 
 SIZES = {"num_classes": {"digit": 3, "domain": 2}, "cond_features": {"text": 4}}
 RNG = np.random.default_rng(0)
@@ -60,6 +60,35 @@ def test_the_gradient_of_null_rows_reaches_their_null_alone():
     np.testing.assert_array_equal(gradient["null"], np.ones(3))
     np.testing.assert_array_equal(gradient["bias"], np.ones(3))
     np.testing.assert_array_equal(gradient["kernel"], np.outer([1, 2], np.ones(3)))
+
+
+NETWORKS = {
+    "mlp": lambda **sizes: ResidualMLP(hidden=4, depth=1, time_features=4, **sizes),
+    "sit": lambda **sizes: SiT(8, 1, 2, 2, **sizes),
+    "unet": lambda **sizes: UNet(4, (1,), 1, (), 1, norm_groups=2, **sizes),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_takes_labels_vectors_and_both(network):
+    t, x = jnp.asarray([0.2, 0.7]), jnp.asarray(RNG.normal(size=(2, 4, 4, 1)), jnp.float32)
+    labels, vectors = np.array([0, 2]), RNG.normal(size=(2, 3)).astype(np.float32)
+    for sizes, cond in (
+        ({"num_classes": 3}, labels),
+        ({"cond_features": 3, "learned_null": True}, vectors),
+        ({"num_classes": 3, "cond_features": 3}, {"label": labels, "vector": vectors}),
+    ):
+        module = NETWORKS[network](**sizes)
+        variables = with_random_params(module, t, x, cond)
+        velocity = jax.jit(module.apply)
+        of_both = velocity(variables, t, x, cond)
+        of_first = velocity(variables, t, x, jax.tree.map(lambda leaf: leaf[[0, 0]], cond))
+        np.testing.assert_allclose(of_first[0], of_both[0], rtol=1e-5, atol=1e-5)
+        assert np.abs(of_first[1] - of_both[1]).max() > 1e-3
+        if len(sizes) == 1 or "learned_null" in sizes:
+            assert np.abs(velocity(variables, t, x) - of_both).max() > 1e-3
+    with pytest.raises(ValueError, match="cond was given to an unconditional network"):
+        jax.eval_shape(NETWORKS[network]().init, jax.random.key(0), t, x, labels)
 
 
 def test_guidance_and_dropout_of_a_network_with_several_conditions():

@@ -12,11 +12,13 @@ from gft_jax.drifts import (
     ModelTime,
     evaluate,
     from_convention,
+    from_linen,
     in_data_units,
     in_normalised_units,
     model_time,
 )
 from gft_jax.gaussian import Gaussian, marginal_velocity
+from gft_jax.networks import SiT
 from gft_jax.sampling import sample_ode
 
 MEAN, STD = 3.0, 0.5
@@ -123,6 +125,22 @@ def test_whole_steps_are_those_of_the_table(x64):
     np.testing.assert_allclose(evaluate(drift, jnp.asarray(TABLE), t, x), expected, rtol=1e-9)
     evaluate(drift, jnp.asarray(TABLE), jnp.clip(t + 0.4 / 40, 0, 1), x)
     np.testing.assert_array_equal(seen, [steps, steps])
+
+
+def test_a_network_that_counts_steps_is_called_with_them():
+    """DiT: SiT's network, whose output is the noise at a step from 0 (data) to 999."""
+    module, rng = SiT(8, 1, 2, 2), np.random.default_rng(0)
+    t, x = jnp.asarray([0.25, 0.8]), jnp.asarray(rng.normal(size=(2, 4, 4, 1)), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), t, x)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+    path = paths.tabulated(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+    drift = from_convention(
+        from_linen(module), model_time(scale=999, integer=True), path, paths.velocity_from_noise
+    )
+    noise = module.apply({"params": params}, jnp.asarray([749.0, 200.0]), x)
+    assert np.abs(noise - module.apply({"params": params}, 1 - t, x)).max() > 0.1
+    expected = paths.velocity_from_noise(path, t, x, noise)
+    np.testing.assert_allclose(evaluate(drift, params, t, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_times_of_models():

@@ -131,6 +131,55 @@ class _Projection(nn.Module):
         return jnp.where(is_null, self.null.astype(self.dtype), projected)
 
 
+def takes_condition(network: Any) -> bool:
+    """Whether a network with the fields num_classes and cond_features takes a condition."""
+    return network.num_classes is not None or network.cond_features is not None
+
+
+def check_condition_fields(network: Any) -> None:
+    """Refuses fields num_classes, cond_features and learned_null of a network of which no condition can be made.
+
+    Raises:
+        ValueError: as `check_sizes`.
+    """
+    if takes_condition(network) or network.learned_null:
+        check_sizes(network.num_classes, network.cond_features, network.learned_null)
+
+
+def with_condition(
+    network: Any, embedding: Float[Array, "batch features"], cond: Any, name: str, **inits: Any
+) -> Float[Array, "batch features"]:
+    """The embedding plus that of the condition, by a `ConditionEmbedding` of this name within the calling network.
+
+    Args:
+        network: a network with the fields num_classes, cond_features, learned_null and param_dtype.
+        embedding: of the time, say, in the dtype of the computation.
+        cond: conditions of the rows, or None.
+        name: of the submodule.
+        **inits: initial values, as `ConditionEmbedding` takes them.
+
+    Raises:
+        ValueError: if cond is missing, unexpected or of another kind.
+    """
+    if takes_condition(network):
+        embed = ConditionEmbedding(
+            embedding.shape[-1],
+            network.num_classes,
+            network.cond_features,
+            network.learned_null,
+            embedding.dtype,
+            network.param_dtype,
+            name=name,
+            **inits,
+        )
+        return embedding + embed(cond, embedding.shape[0])
+    if cond is not None:
+        raise ValueError(
+            "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
+        )
+    return embedding
+
+
 def check_sizes(num_classes: Sizes, cond_features: Sizes, learned_null: bool) -> None:
     """Refuses sizes of which no condition can be made; networks call it at their construction.
 

@@ -53,7 +53,13 @@ def conv_general_dilated(
         precision: of the products.
     """
     layouts = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    if jax.default_backend() != "cpu" or layouts != _fast_layouts(lhs.ndim) or feature_group_count != 1:
+    is_spread = any(step != 1 for step in lhs_dilation or ())
+    if (
+        jax.default_backend() != "cpu"
+        or layouts != _fast_layouts(lhs.ndim)
+        or feature_group_count != 1
+        or (isinstance(padding, str) and is_spread)  # lax has words of its own for it
+    ):
         return lax.conv_general_dilated(
             lhs,
             rhs,

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
-from gft_jax.networks.embeddings import sinusoids
+from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
+from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
 
 
 class ResidualMLP(nn.Module):
@@ -56,15 +56,14 @@ class ResidualMLP(nn.Module):
         for name in ("hidden", "depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
-        if self._is_conditional() or self.learned_null:
-            check_sizes(self.num_classes, self.cond_features, self.learned_null)
+        check_condition_fields(self)
         if self.time_features < 2 or self.time_features % 2:
             raise ValueError(f"time_features must be even and >= 2, got {self.time_features}.")
         super().__post_init__()
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
     ) -> Float[Array, "batch *event"]:
         """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond."""
         if t.shape != x.shape[:1]:
@@ -76,22 +75,11 @@ class ResidualMLP(nn.Module):
             return nn.Dense(features, name=name, dtype=x.dtype, param_dtype=self.param_dtype, **kwargs)
 
         # Angles are taken in float32 at least: half precision would round t itself.
-        features = sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.time_features)
+        features = sinusoids(
+            t.astype(jnp.promote_types(x.dtype, jnp.float32)), flow_time_frequencies(self.time_features)
+        )
         embedding = dense(self.time_features, "time")(features.astype(x.dtype))
-        if self._is_conditional():
-            embedding += ConditionEmbedding(
-                self.time_features,
-                self.num_classes,
-                self.cond_features,
-                self.learned_null,
-                x.dtype,
-                self.param_dtype,
-                name="condition",
-            )(cond, x.shape[0])
-        elif cond is not None:
-            raise ValueError(
-                "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
-            )
+        embedding = with_condition(self, embedding, cond, "condition")
 
         modulation = dense(2 * self.hidden, "modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
@@ -101,6 +89,3 @@ class ResidualMLP(nn.Module):
             h += dense(self.hidden, f"block_{i}")(nn.silu((1 + scale) * h + shift))
         velocity = dense(event_size, "last", kernel_init=nn.initializers.zeros)(nn.silu(h))
         return velocity.reshape(x.shape)
-
-    def _is_conditional(self) -> bool:
-        return self.num_classes is not None or self.cond_features is not None

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
+from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
+from gft_jax.networks.embeddings import sinusoids
 
 TIME_FEATURES = 256
 _LONGEST_PERIOD = 10_000.0
+_FREQUENCIES = _LONGEST_PERIOD ** -(np.arange(TIME_FEATURES // 2) / (TIME_FEATURES // 2))
+"""Angular frequencies of the features of t: from 1 down to nearly 1 / 10000."""
 
 _SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,13 +40,6 @@ def positions(rows: int, columns: int, hidden_size: int) -> np.ndarray:
     row, column = np.divmod(np.arange(rows * columns), columns)
     angles = [place[:, None] * frequencies for place in (column, row)]
     return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
-
-
-def _sinusoids(t: Float[Array, "batch"]) -> Float[Array, "batch features"]:
-    """``cos(w_k t), sin(w_k t)`` with w_k from 1 down to nearly 1 / 10000."""
-    half = TIME_FEATURES // 2
-    angles = t[:, None] * jnp.asarray(_LONGEST_PERIOD ** -(np.arange(half) / half), t.dtype)
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def _modulated(tokens: Array, shift: Array, scale: Array) -> Array:
@@ -80,8 +76,10 @@ class _Block(nn.Module):
         # One product for queries, keys and values, in this order, each of all heads.
         qkv = dense(3 * width, "qkv")(_modulated(tokens, shift_a, scale_a))
         qkv = qkv.reshape(*tokens.shape[:2], 3, self.num_heads, width // self.num_heads)
+        can_fuse = jax.default_backend() == "gpu" and tokens.dtype.itemsize == 2
         mixed = jax.nn.dot_product_attention(
-            *(qkv[:, :, i] for i in range(3)), implementation="cudnn" if self.fused_attention else "xla"
+            *(qkv[:, :, i] for i in range(3)),
+            implementation="cudnn" if self.fused_attention and can_fuse else "xla",
         )
         tokens += gate_a[:, None] * dense(width, "proj")(mixed.reshape(tokens.shape))
 
@@ -127,14 +125,14 @@ class SiT(nn.Module):
             stacked: ``params["blocks"]`` with a leading axis ``[depth, ...]`` in place of ``params["blocks_0"]``, ...;
             `gft_jax.networks.stacked` and `unstacked` convert. With parameters split over devices
             (`gft_jax.parallel.sharded`) the whole stack is gathered before the loop.
-        fused_attention: whether attention is cuDNN's, which never writes out the weights ``[tokens, tokens]``.
-            It needs an NVIDIA GPU and x in half precision, and has no forward-mode derivative.
+        fused_attention: whether attention is cuDNN's, which never writes out the weights ``[tokens, tokens]``, on
+            NVIDIA GPUs where x is in half precision (`gft_jax.drifts.in_precision`); elsewhere nothing changes.
+            It has no forward-mode derivative.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: at construction, if a field is out of range; at the call, if the shape of x is no image of whole
-            patches, those of t or cond do not fit x, cond is given to a network without classes, or fused attention
-            is asked for where there is none.
+            patches, those of t or cond do not fit x, or cond is missing, unexpected or of another kind.
     """
 
     hidden_size: int
@@ -155,8 +153,7 @@ class SiT(nn.Module):
         for name in ("hidden_size", "depth", "num_heads", "patch_size", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
-        if self._is_conditional() or self.learned_null:
-            check_sizes(self.num_classes, self.cond_features, self.learned_null)
+        check_condition_fields(self)
         if self.hidden_size % 4 or self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of 4 and of num_heads={self.num_heads}, got {self.hidden_size}."
@@ -180,10 +177,10 @@ class SiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
     ) -> Float[Array, "batch *event"]:
         """Velocity ``[batch, height, width, channels]`` at flow times t ``[batch]`` and positions x, given cond."""
-        self._check(t, x, cond)
+        self._check(t, x)
         batch, height, width, channels = x.shape
         p = self.patch_size
         rows, columns = height // p, width // p
@@ -199,21 +196,12 @@ class SiT(nn.Module):
         tokens += jnp.asarray(positions(rows, columns, self.hidden_size), x.dtype)
 
         # Angles are taken in float32 at least: half precision would round t itself.
-        sinusoids = _sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
-        h = dense(self.hidden_size, "t_embedder_0", _narrow)(sinusoids)
+        features = sinusoids(t.astype(jnp.promote_types(x.dtype, jnp.float32)), _FREQUENCIES).astype(x.dtype)
+        h = dense(self.hidden_size, "t_embedder_0", _narrow)(features)
         embedding = dense(self.hidden_size, "t_embedder_2", _narrow)(nn.silu(h))
-        if self._is_conditional():
-            embedding += ConditionEmbedding(
-                self.hidden_size,
-                self.num_classes,
-                self.cond_features,
-                self.learned_null,
-                x.dtype,
-                self.param_dtype,
-                embedding_init=_narrow,
-                kernel_init=_narrow,
-                name="y_embedder",
-            )(cond, batch)
+        embedding = with_condition(
+            self, embedding, cond, "y_embedder", embedding_init=_narrow, kernel_init=_narrow
+        )
 
         tokens = self._blocks(tokens, embedding)
         zeros = nn.initializers.zeros
@@ -247,10 +235,7 @@ class SiT(nn.Module):
         )
         return loop(block(*fields, name="blocks"), tokens, embedding)[0]
 
-    def _is_conditional(self) -> bool:
-        return self.num_classes is not None or self.cond_features is not None
-
-    def _check(self, t: Array, x: Array, cond: Any) -> None:
+    def _check(self, t: Array, x: Array) -> None:
         p = self.patch_size
         if x.ndim != 4 or x.shape[1] % p or x.shape[2] % p or 0 in x.shape[1:]:
             raise ValueError(
@@ -260,12 +245,4 @@ class SiT(nn.Module):
         if t.shape != x.shape[:1]:
             raise ValueError(
                 f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}."
-            )
-        if self.num_classes is None and cond is not None:
-            raise ValueError("cond was given to an unconditional network; set num_classes, or pass None.")
-        if self.fused_attention and (jax.default_backend() != "gpu" or x.dtype.itemsize != 2):
-            raise ValueError(
-                f"fused_attention needs a GPU and x in half precision, got {jax.default_backend()} and {x.dtype}; "
-                "clone the network with fused_attention=False, or compute in bfloat16 "
-                "(gft_jax.drifts.in_precision)."
             )

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from gft_jax.networks.condition_embedding import ConditionEmbedding, Sizes, check_sizes
+from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
 from gft_jax.networks.convolution import conv_general_dilated
-from gft_jax.networks.embeddings import sinusoids
+from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
 
 _INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups")
 
@@ -80,8 +80,7 @@ class UNet(nn.Module):
         for name in _INTEGERS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
-        if self._is_conditional() or self.learned_null:
-            check_sizes(self.num_classes, self.cond_features, self.learned_null)
+        check_condition_fields(self)
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must be one or more integers >= 1, got {self.multipliers}.")
         if any(side < 1 for side in self.attention_resolutions):
@@ -100,7 +99,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
     ) -> Float[Array, "batch *event"]:
         """Velocity ``[batch, height, width, c]`` at flow times t ``[batch]`` and positions x, given cond."""
         attends = self._levels_with_attention(x)
@@ -171,27 +170,11 @@ class UNet(nn.Module):
 
         # Angles are taken in float32 at least: half precision would round t itself.
         features = sinusoids(
-            t.astype(jnp.promote_types(x.dtype, jnp.float32)), self.channels + self.channels % 2
+            t.astype(jnp.promote_types(x.dtype, jnp.float32)),
+            flow_time_frequencies(self.channels + self.channels % 2),
         )
         embedding = dense("time_1")(nn.silu(dense("time_0")(features.astype(x.dtype))))
-        if self._is_conditional():
-            embedding += ConditionEmbedding(
-                width,
-                self.num_classes,
-                self.cond_features,
-                self.learned_null,
-                x.dtype,
-                self.param_dtype,
-                name="condition",
-            )(cond, x.shape[0])
-        elif cond is not None:
-            raise ValueError(
-                "cond was given to an unconditional network; set num_classes or cond_features, or pass None."
-            )
-        return embedding
-
-    def _is_conditional(self) -> bool:
-        return self.num_classes is not None or self.cond_features is not None
+        return with_condition(self, embedding, cond, "condition")
 
 
 class _Residual(nn.Module):

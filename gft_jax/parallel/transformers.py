@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 from gft_jax.parallel.meshes import FSDP, ShardingRule
 from gft_jax.sampling.arguments import checked_count
 
-# Their inputs are what the layer before gives out in parts: attention's heads, the perceptron's hidden features.
+# Their inputs are what attention, or the perceptron's first layer, gives out in parts.
 _BY_INPUTS = re.compile(r"\['(proj|fc2)'\]\['kernel'\]$")
 _STACKED = re.compile(r"\['blocks'\]\['\w+'\]\['\w+'\]$")
 
@@ -17,10 +17,11 @@ def sit_rule(num_parts: int, *, min_size: int = 4096) -> ShardingRule:
     """Splits the parameters of a SiT over "fsdp" by features: those that a layer gives out, or takes.
 
     Layers that open a branch (``qkv``, ``fc1``, modulations, embeddings) are split along their outputs, those that
-    close it (``proj``, ``fc2``) along their inputs, so that both lie alike: the heads of attention, or the hidden
-    features, of one device. Where that axis does not divide, the other one is split. Of blocks that are stacked for a
-    loop (``scan=True``) the axis of the blocks is never split: every turn of the loop then has a part from each device,
-    where `over_fsdp` could give a whole block to one.
+    close it (``proj``, ``fc2``) along their inputs; so the hidden features of the perceptron lie alike in both. (Those
+    of ``qkv`` are queries, keys and values one after another, which a split does not cut into heads.) Where that axis
+    does not divide, the other one is split. Of blocks that are stacked for a loop (``scan=True``) the axis of the
+    blocks is never split: every turn of the loop then has a part from each device, where `over_fsdp` could give a
+    whole block to one.
 
     Arrays of less than ``min_size`` entries, and those without an axis that divides, are whole on every device.
     Moments, average and base are split as their parameter is.
