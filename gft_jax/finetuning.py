@@ -15,7 +15,7 @@ from gft_jax import cooling as coolings
 from gft_jax.accumulation import microbatches, sum_of_parts
 from gft_jax.cooling import Cooling
 from gft_jax.sampling.arguments import checked_count
-from gft_jax.types import Adapter, Batch, Objective, Params
+from gft_jax.types import Batch, Objective, Params
 
 
 class Spread(NamedTuple):
@@ -33,6 +33,15 @@ class Spread(NamedTuple):
 
 
 ALONE = Spread()
+
+
+class Adapter(NamedTuple):
+    """How the trained parameters make the parameters that the drift takes."""
+
+    init: Callable[[Any, Any], Params]
+    """``(key, base_params)`` -> trained parameters, in the state where they change nothing."""
+    apply: Callable[[Params, Any], Params]
+    """``(params, base_params)`` -> parameters of the drift."""
 
 
 def full() -> Adapter:
@@ -355,8 +364,8 @@ def _parts_here(leaf: Any) -> list[np.ndarray]:
 
 def _all_finite(params: Params) -> Array:
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
-    # XLA copies what is cheap into the program of each leaf that is kept or not by it: for n leaves that is n times
-    # the "and" of all n, and in a loop minutes of compilation for a deep network. It does not copy a root.
+    # XLA copies what is cheap into the program of each leaf that is kept or not by it: of n leaves these would be n
+    # times n flags, and in a loop minutes of compilation for a deep network. It does not copy a root.
     return jnp.sqrt(jnp.sum(~finite, dtype=jnp.float32)) == 0
 
 

@@ -112,6 +112,7 @@ def test_precision_is_that_of_the_events(x64):
         assert 0 < error < tolerance
 
 
+@pytest.mark.slow
 def test_steps_in_chunks_are_the_single_steps():
     module, params, *_ = example()
     objective = gft.objectives.flow_matching(gft.drifts.from_linen(module), gft.paths.linear())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from gft_jax.data.normalisation import Normalisation, checked
@@ -30,7 +31,7 @@ def in_data_units(drift: Drift, normalisation: Normalisation) -> Drift:
     """
 
     def restored(params: Params, t: Array, x: Array, cond: Any = None, /) -> Array:
-        mean, scale = checked(normalisation, x.shape[1:], x.dtype)
+        mean, scale = map(jnp.asarray, checked(normalisation, x.shape[1:], x.dtype))
         return scale * evaluate(drift, params, t, (x - mean) / scale, cond)
 
     return restored
@@ -48,7 +49,7 @@ def in_normalised_units(drift: Drift, normalisation: Normalisation) -> Drift:
     """
 
     def normalised(params: Params, t: Array, z: Array, cond: Any = None, /) -> Array:
-        mean, scale = checked(normalisation, z.shape[1:], z.dtype)
+        mean, scale = map(jnp.asarray, checked(normalisation, z.shape[1:], z.dtype))
         return evaluate(drift, params, t, scale * z + mean, cond) / scale
 
     return normalised

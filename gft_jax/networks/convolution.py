@@ -121,5 +121,4 @@ def _derivative(
 
 
 def _apply(window: _Window, lhs: Array, rhs: Array, layouts: lax.ConvDimensionNumbers) -> Array:
-    *geometry, precision = window
-    return lax.conv_general_dilated(lhs, rhs, *geometry, layouts, precision=precision)
+    return lax.conv_general_dilated(lhs, rhs, dimension_numbers=layouts, **window._asdict())
