@@ -54,11 +54,12 @@ def measure(rounds: int, quick: bool) -> Iterator[Finding]:
         rounds: rounds of the timed programs.
         quick: steps of SiT-S/2 and small batches alone, to see that all of it runs.
     """
+    size = "S/2" if quick else "XL/2"
     print("counting operations", file=sys.stderr)
-    yield from counted()
+    yield from counted(size)
     for batch_size in BATCHES[:1] if quick else BATCHES:
         print(f"compiling batch {batch_size}", file=sys.stderr)
-        yield from compiled("S/2" if quick else "XL/2", batch_size)
+        yield from compiled(size, batch_size)
     print("timing", file=sys.stderr)
     if jax.default_backend() == "gpu":
         yield from timed_on_gpu(sit_steps.network("XL/2", fused_attention=True), GPU_BATCH, rounds)
@@ -67,24 +68,25 @@ def measure(rounds: int, quick: bool) -> Iterator[Finding]:
         yield from timed_on_cpu(sit_steps.network("S/2", scan=True), 1 if quick else CPU_BATCH, rounds)
 
 
-def counted() -> Iterator[Finding]:
-    """Operations of a forward pass from the compiler's cost analysis; no weight is made."""
+def counted(size: str) -> Iterator[Finding]:
+    """Operations from the compiler's cost analysis: of SiT-XL/2 forward, and of a size's steps; no weight is made."""
     forward = sit_steps.forward_cost(sit_steps.network("XL/2"))
     asked = (0.97 * PUBLISHED_FLOPS / 1e9, 1.03 * PUBLISHED_FLOPS / 1e9)
     yield Finding("SiT-XL/2, forward pass of an image", forward.flops / 1e9, "GFLOP", asked)
+    module, batch_size = sit_steps.network(size), BATCHES[0]
+    plain, gradual = (sit_steps.step_cost(module, method, batch_size, jnp.float32).flops for method in PASSES)
+    name = f"SiT-{size}, batch {batch_size}"
+    yield Finding(f"{name}: plain step", plain / 1e9 / batch_size, "GFLOP an image")
+    ratio = (0.95 * 4 / 3, 1.05 * 4 / 3)
+    yield Finding(f"{name}: gradual / plain step, operations", gradual / plain, "", ratio)
 
 
 def compiled(size: str, batch_size: int) -> Iterator[Finding]:
-    """Operations, traffic and peak memory of steps in bfloat16 with float32 state; no weight is made either."""
-    module = sit_steps.network(size)
-    flops = {method: sit_steps.step_cost(module, method, batch_size, jnp.bfloat16).flops for method in PASSES}
-    name = f"SiT-{size}, batch {batch_size}"
-    yield Finding(f"{name}: plain step", flops["plain"] / 1e9 / batch_size, "GFLOP an image")
-    ratio = flops["gradual"] / flops["plain"]
-    yield Finding(f"{name}: gradual / plain step, operations", ratio, "", (0.95 * 4 / 3, 1.05 * 4 / 3))
+    """Traffic and peak memory of steps in bfloat16 with float32 state; no weight is made either."""
+    module = sit_steps.network(size, remat=True)
     for method in PASSES:
-        cost = sit_steps.step_cost(module.clone(remat=True), method, batch_size, jnp.bfloat16)
-        setting = f"{name}: {method} step, bfloat16, rematerialised"
+        cost = sit_steps.step_cost(module, method, batch_size, jnp.bfloat16)
+        setting = f"SiT-{size}, batch {batch_size}: {method} step, bfloat16, rematerialised"
         yield Finding(f"{setting}: peak memory", cost.peak_bytes / 2**30, "GiB")
         yield Finding(f"{setting}: bytes accessed", cost.bytes_accessed / 1e9, "GB")
 
