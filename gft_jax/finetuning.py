@@ -354,7 +354,10 @@ def _parts_here(leaf: Any) -> list[np.ndarray]:
 
 
 def _all_finite(params: Params) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
+    # XLA copies what is cheap into the program of each leaf that is kept or not by it: of n leaves that would be n times
+    # the "and" of all n, and in a loop minutes of compilation for a deep network. It does not copy a root.
+    return jnp.sqrt(jnp.sum(~finite, dtype=jnp.float32)) == 0
 
 
 def _at_least_float32(leaf: Any) -> Any:
