@@ -133,6 +133,14 @@ def test_bfloat16_is_as_near_as_its_roundings(original):
     assert 2**-9 < error <= 60**0.5 * 2**-8
 
 
+def test_double_precision_is_kept(original, x64):
+    module, params, arrays = original
+    double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, arrays["t"], arrays["x"]))
+    velocity = jax.jit(from_linen(module))(*double, arrays["y"])
+    assert velocity.dtype == jnp.float64
+    assert distance(velocity, arrays["velocity"]) <= BOUND
+
+
 def test_images_need_not_be_square_and_rows_depend_on_themselves_alone(original):
     module, params, arrays = original
     apply = jax.jit(module.apply)
@@ -149,7 +157,7 @@ def test_images_need_not_be_square_and_rows_depend_on_themselves_alone(original)
 
 
 def test_presets_have_the_published_parameters():
-    """In millions, without the table of positions: Table 1 of the DiT paper, arXiv:2212.09748, for patches of 2."""
+    """In millions, without the table of positions, for patches of 2: the DiT paper, arXiv:2212.09748."""
     published = {"S/2": 33, "B/2": 130, "L/2": 458, "XL/2": 675}
     assert len(PRESETS) == 12
     for name, millions in published.items():

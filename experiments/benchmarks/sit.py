@@ -52,7 +52,7 @@ def measure(rounds: int, quick: bool) -> Iterator[Finding]:
 
     Args:
         rounds: rounds of the timed programs.
-        quick: SiT-S/2 in the place of SiT-XL/2 where memory is asked for, small batches, to see that all of it runs.
+        quick: steps of SiT-S/2 and small batches alone, to see that all of it runs.
     """
     print("counting operations", file=sys.stderr)
     yield from counted()
@@ -68,34 +68,25 @@ def measure(rounds: int, quick: bool) -> Iterator[Finding]:
 
 
 def counted() -> Iterator[Finding]:
-    """Operations from the compiler's cost analysis; no weight is made."""
+    """Operations of a forward pass from the compiler's cost analysis; no weight is made."""
     forward = sit_steps.forward_cost(sit_steps.network("XL/2"))
     asked = (0.97 * PUBLISHED_FLOPS / 1e9, 1.03 * PUBLISHED_FLOPS / 1e9)
     yield Finding("SiT-XL/2, forward pass of an image", forward.flops / 1e9, "GFLOP", asked)
-    plain, gradual = (
-        sit_steps.lowered_flops(sit_steps.network("XL/2"), method, BATCHES[0]) for method in PASSES
-    )
-    yield Finding(f"SiT-XL/2, plain step, batch {BATCHES[0]}", plain / 1e9 / BATCHES[0], "GFLOP an image")
-    ratio = (0.95 * 4 / 3, 1.05 * 4 / 3)
-    yield Finding("SiT-XL/2, gradual / plain step, operations", gradual / plain, "", ratio)
 
 
 def compiled(size: str, batch_size: int) -> Iterator[Finding]:
-    """Peak memory and traffic of steps in bfloat16 with float32 state, blocks in a loop and rematerialised.
-
-    Traffic is linear in the number of blocks, and a loop counts once: it is taken from programs with one and with two
-    blocks, written out.
-    """
+    """Operations, traffic and peak memory of steps in bfloat16 with float32 state; no weight is made either."""
+    module = sit_steps.network(size)
+    flops = {method: sit_steps.step_cost(module, method, batch_size, jnp.bfloat16).flops for method in PASSES}
+    name = f"SiT-{size}, batch {batch_size}"
+    yield Finding(f"{name}: plain step", flops["plain"] / 1e9 / batch_size, "GFLOP an image")
+    ratio = flops["gradual"] / flops["plain"]
+    yield Finding(f"{name}: gradual / plain step, operations", ratio, "", (0.95 * 4 / 3, 1.05 * 4 / 3))
     for method in PASSES:
-        module = sit_steps.network(size, remat=True)
-        setting = f"SiT-{size}, {method} step, bfloat16, remat, batch {batch_size}"
-        peak = sit_steps.step_cost(module.clone(scan=True), method, batch_size, jnp.bfloat16).peak_bytes
-        yield Finding(f"{setting}: peak memory", peak / 2**30, "GiB")
-        one, two = (
-            sit_steps.step_cost(module.clone(depth=depth), method, batch_size, jnp.bfloat16).bytes_accessed
-            for depth in (1, 2)
-        )
-        yield Finding(f"{setting}: bytes accessed", (one + (module.depth - 1) * (two - one)) / 1e9, "GB")
+        cost = sit_steps.step_cost(module.clone(remat=True), method, batch_size, jnp.bfloat16)
+        setting = f"{name}: {method} step, bfloat16, rematerialised"
+        yield Finding(f"{setting}: peak memory", cost.peak_bytes / 2**30, "GiB")
+        yield Finding(f"{setting}: bytes accessed", cost.bytes_accessed / 1e9, "GB")
 
 
 def timed_on_cpu(module: SiT, batch_size: int, rounds: int) -> Iterator[Finding]:

@@ -100,8 +100,9 @@ def _torch(path: Path) -> Any:
             f"{path} is no file of weights, or holds other objects too, which are not loaded since they can run code: "
             "save its state dict alone"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is cut short or damaged: fetch it again") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:  # of a short file, Errno 22 too
+        first = str(error).split("\n")[0]
+        raise ValueError(f"{path} is cut short or damaged ({first}): fetch it again") from error
 
 
 def _chosen(content: Any, entry: str | None, path: Path) -> Mapping[str, Any]:
