@@ -30,7 +30,7 @@ def test_every_network_is_described_and_made_again(tmp_path, module):
 
 
 def test_low_rank_adaptation_is_described_with_the_network(tmp_path):
-    lora = low_rank(["*/qkv/kernel"], rank=2, alpha=3, stacked=["blocks/*"], parts={"*/qkv/kernel": 3})
+    lora = low_rank(["*/qkv/kernel"], rank=2, alpha=3.0, stacked=["blocks/*"], parts={"*/qkv/kernel": 3})
     describe_model(tmp_path, NETWORKS[1], (4, 4, 1), lora)
     again = described_model(tmp_path).lora
     assert again is not None
