@@ -8,6 +8,7 @@ from flax import linen as nn
 
 import gft_jax as gft
 from gft_jax.loading import MODEL_FILE, describe_model, described_model, init_params, save_model
+from gft_jax.networks.lora import low_rank
 
 NETWORKS = [
     gft.networks.ResidualMLP(hidden=8, depth=1, num_classes=3),
@@ -21,10 +22,20 @@ NETWORKS = [
 @pytest.mark.parametrize("module", NETWORKS, ids=lambda module: type(module).__name__)
 def test_every_network_is_described_and_made_again(tmp_path, module):
     describe_model(tmp_path, module, (4, 4, 1))
-    again, event_shape = described_model(tmp_path)
+    again, event_shape, lora = described_model(tmp_path)
     assert again == module
     assert event_shape == (4, 4, 1)
+    assert lora is None
     assert again != module.clone(**{"num_classes": 7})
+
+
+def test_low_rank_adaptation_is_described_with_the_network(tmp_path):
+    lora = low_rank(["*/qkv/kernel"], rank=2, alpha=3.0, stacked=["blocks/*"], parts={"*/qkv/kernel": 3})
+    describe_model(tmp_path, NETWORKS[1], (4, 4, 1), lora)
+    again = described_model(tmp_path).lora
+    assert again is not None
+    assert again.settings == lora.settings
+    assert again.settings != low_rank(["*/qkv/kernel"], rank=2).settings
 
 
 def test_a_model_that_is_kept_is_loaded_as_a_base(tmp_path):

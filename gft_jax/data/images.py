@@ -122,6 +122,7 @@ def images(
             arguments out of range, or an index file that is something else.
         OSError: if the index file cannot be written.
     """
+    _check_arguments(size, mode, on_unreadable, threads)
     listing = list_images(Path(folder), classes)
     return image_files(
         folder,
@@ -168,6 +169,7 @@ def image_files(
         ValueError: as of `images`; without names, or for another number of labels, or labels out of range.
         OSError: if the index file cannot be written.
     """
+    _check_arguments(size, mode, on_unreadable, threads)
     folder, wanted_size = Path(folder), _checked_size(size)
     if not names:
         raise ValueError(f"no images of {folder} were named")
@@ -178,14 +180,6 @@ def image_files(
             f"labels must be {len(names)} numbers in 0 to {len(classes) - 1}, one for each image, got {len(labels)} in "
             f"{np.min(labels)} to {np.max(labels)}"
         )
-    for name, value, allowed in (
-        ("mode", mode, (*get_args(Mode), None)),
-        ("on_unreadable", on_unreadable, ("raise", "skip")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be >= 1, got {threads}")
     threads = _usable_cores() if threads is None else threads
     path = None if index_file is None else Path(index_file)
     found = dict(zip(names, inspect(folder, names, _pool(threads), path), strict=True))
@@ -211,6 +205,20 @@ def image_files(
     return ImageFolder(
         folder, tuple(facts), labels, tuple(classes), unreadable, mode_of_all, wanted_size, threads
     )
+
+
+def _check_arguments(
+    size: int | tuple[int, int] | None, mode: Mode | None, on_unreadable: str, threads: int | None
+) -> None:
+    _checked_size(size)
+    for name, value, allowed in (
+        ("mode", mode, (*get_args(Mode), None)),
+        ("on_unreadable", on_unreadable, ("raise", "skip")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be >= 1, got {threads}")
 
 
 def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
