@@ -15,7 +15,7 @@ from gft_jax import cooling as coolings
 from gft_jax.accumulation import microbatches, sum_of_parts
 from gft_jax.cooling import Cooling
 from gft_jax.sampling.arguments import checked_count
-from gft_jax.types import Batch, Objective, Params
+from gft_jax.types import Adapter, Batch, Objective, Params
 
 
 class Spread(NamedTuple):
@@ -33,15 +33,6 @@ class Spread(NamedTuple):
 
 
 ALONE = Spread()
-
-
-class Adapter(NamedTuple):
-    """How the trained parameters make the parameters that the drift takes."""
-
-    init: Callable[[Any, Any], Params]
-    """``(key, base_params)`` -> trained parameters, in the state where they change nothing."""
-    apply: Callable[[Params, Any], Params]
-    """``(params, base_params)`` -> parameters of the drift."""
 
 
 def full() -> Adapter:
