@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gft_jax.networks.leaf_names import name_of
+from gft_jax.networks.leaf_names import named_leaves
 from gft_jax.networks.lora.activations import beside_kernels, run_adapted
 from gft_jax.networks.lora.factors import (
     Factors,
@@ -152,12 +152,12 @@ def _shifted(settings: Settings, params: Params, adapters: Any, sign: float) -> 
     check_factors(settings, params, adapters)
     kernels = kernels_of(settings, params)
 
-    def shifted(path: Any, leaf: Any) -> Any:
-        name = name_of(path)
+    def shifted(name: str, leaf: Any) -> Any:
         if name not in kernels:
             return leaf
         update = update_of(settings, kernels[name], adapters[name])
         dtype = jnp.promote_types(leaf.dtype, update.dtype)
         return (leaf.astype(dtype) + sign * update.astype(dtype)).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(shifted, params)
+    leaves = [shifted(name, leaf) for name, leaf in named_leaves(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
