@@ -63,7 +63,7 @@ class Compiled(nn.Module):
 
 def adapted_and_away(module, base, **options):
     """Adaptation of all kernels, the adapted drift on activations, and its parameters away from the base."""
-    lora = low_rank(["*kernel"], **{"rank": 2} | options)
+    lora = low_rank(["*kernel"], rank=2, **options)
     params = LoRAParams(base, moved(lora.adapter.init(jax.random.key(0), base)))
     return lora, lora.on_activations(from_linen(module)), params
 

@@ -76,9 +76,8 @@ def run_adapted(run: Callable[[], Array]) -> Array:
     with nn.intercept_methods(with_update):
         output = run()
     for path, kind in others.items():
-        if (
-            path not in layers
-        ):  # a module that shares the scope of a layer sees its factors, and calls the layer
+        # A module that shares the scope of a layer sees its factors, and calls the layer.
+        if path not in layers:
             raise ValueError(
                 f"{kind} {'/'.join(path)} has a kernel with adapters and is no dense or convolution layer: adapt it by "
                 "merging, or narrow the patterns"
