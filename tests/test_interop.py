@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from programs import call
 
 import gft_jax as gft
@@ -27,6 +29,7 @@ from gft_jax.interop import (
     write_state_dict,
 )
 from gft_jax.networks import SiT
+from gft_jax.networks.leaf_names import names_of
 
 FILE = Path(__file__).parent / "data" / "sit_tiny.safetensors"
 SHAPE = (8, 8, 4)
@@ -254,6 +257,40 @@ def test_rules_bring_a_network_of_ones_own():
         )
     with pytest.raises(ValueError, match=r"features\.7\.bias and features\.8\.bias .* both conv/bias"):
         imported(state | {"features.8.bias": np.zeros(3)}, SMALL_RULES, like)
+
+
+class Gain(eqx.Module):
+    """What is a parameter by name is one, though nnx calls the content of its variables so."""
+
+    query: jax.Array
+    value: jax.Array
+
+
+class Attending(nnx.Module):
+    """A layer, and parameters in a pytree."""
+
+    def __init__(self, rngs):
+        self.proj = nnx.Linear(2, 3, rngs=rngs)
+        self.gain = nnx.Param(Gain(jnp.zeros(2), jnp.zeros(3)))
+
+
+def test_rules_name_parameters_as_patterns_do_those_of_nnx_too():
+    like = nnx.state(nnx.eval_shape(lambda: Attending(nnx.Rngs(0))))
+    assert names_of(like) == ["gain/query", "gain/value", "proj/bias", "proj/kernel"]
+    assert names_of({"attn": Gain(jnp.ones(1), jnp.ones(1))}) == ["attn/query", "attn/value"]
+    rng = np.random.default_rng(0)
+    shapes = {"proj.weight": (3, 2), "proj.bias": (3,), "gain.q": (2,), "gain.v": (3,)}
+    state = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    rules = [*layer("proj", "proj", LINEAR), Rule("gain.q", "gain/query"), Rule("gain.v", "gain/value")]
+    params = imported(state, rules, like)
+    np.testing.assert_array_equal(params["proj"]["kernel"][...], state["proj.weight"].T)
+    np.testing.assert_array_equal(params["gain"].get_value().value, state["gain.v"])
+    back = exported(params, rules)
+    assert back.keys() == state.keys()
+    for name, array in back.items():
+        np.testing.assert_array_equal(array, state[name])
+    with pytest.raises(ValueError, match="no rule for gain/query, gain/value of the parameters"):
+        exported(params, rules[:2])
 
 
 def test_the_command_writes_what_load_reads(monkeypatch, capsys, tmp_path, state, module):

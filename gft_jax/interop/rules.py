@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from gft_jax.networks.leaf_names import listed, named_leaves
 from gft_jax.types import Params
-
-_NAMED_AT_MOST = 8
 
 
 class Layout(NamedTuple):
@@ -48,7 +47,8 @@ class Rule(NamedTuple):
     entry: str
     """Name in the state dict."""
     leaf: str | None
-    """Path in the parameters, joined by slashes; None for an entry that is no parameter and is left out."""
+    """Name in the parameters, the keys and attributes joined by slashes, without the ``value`` of nnx's variables; None
+    for an entry that is no parameter and is left out."""
     layout: Layout = AS_IS
     """How the axes are turned."""
 
@@ -67,14 +67,13 @@ def imported(state: Mapping[str, Any], rules: Sequence[Rule], like: PyTree) -> P
     Args:
         state: arrays by name in the layout of PyTorch, as of `read_state_dict`.
         rules: names and layouts.
-        like: any pytree with the paths of the rules: arrays, or what ``jax.eval_shape`` gives of an initialisation.
+        like: any pytree with the names of the rules: arrays, or what ``jax.eval_shape`` gives of an initialisation.
 
     Raises:
         ValueError: naming the entries that are missing, extra or of another shape; for a rule with a leaf of unknown
             fields, and for two entries of one leaf.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    expected = {_path(path): leaf for path, leaf in leaves}
+    expected = named_leaves(like)
     found: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
     extra, misshapen = [], []
@@ -98,10 +97,10 @@ def imported(state: Mapping[str, Any], rules: Sequence[Rule], like: PyTree) -> P
     missing = [_name_of(path, rules) for path in expected if path not in origin]
     problems = {"missing": missing, "extra": extra, "of another shape": misshapen}
     if any(problems.values()):
-        told = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+        told = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         raise ValueError(f"the state dict does not fit the network. {told}.")
     arrays = [jnp.asarray(found[path], leaf.dtype) for path, leaf in expected.items()]
-    return jax.tree.unflatten(treedef, arrays)
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
 def exported(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -111,22 +110,18 @@ def exported(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
         ValueError: naming the leaves for which there is no rule, and for two leaves of one entry.
     """
     state, unnamed = {}, []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        translated = _translated(_path(path), rules, "leaf", "entry")
+    for path, leaf in named_leaves(params).items():
+        translated = _translated(path, rules, "leaf", "entry")
         if translated is None or translated[0] is None:
-            unnamed.append(_path(path))
+            unnamed.append(path)
             continue
         name, layout = translated
         if name in state:
-            raise ValueError(f"two leaves of the parameters are {name} by the rules, {_path(path)} is one.")
+            raise ValueError(f"two leaves of the parameters are {name} by the rules, {path} is one.")
         state[name] = layout.to_torch(np.asarray(leaf))
     if unnamed:
-        raise ValueError(f"there is no rule for {_listed(unnamed)} of the parameters.")
+        raise ValueError(f"there is no rule for {listed(unnamed)} of the parameters.")
     return state
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _translated(
@@ -164,8 +159,3 @@ def _name_of(path: str, rules: Sequence[Rule]) -> str:
     """Entry of a leaf, to be told; the leaf itself where no rule names it."""
     translated = _translated(path, rules, "leaf", "entry")
     return path if translated is None or translated[0] is None else translated[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

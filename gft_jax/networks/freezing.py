@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from gft_jax.networks.leaf_names import checked_patterns, matching, name_of, named_leaves
+from gft_jax.networks.leaf_names import checked_patterns, matching, named_leaves
 
 
 def freeze(optimizer: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
@@ -41,11 +41,11 @@ def _of(
     optimizer: optax.GradientTransformation, trained_among: Callable[[Sequence[str]], set[str]]
 ) -> optax.GradientTransformation:
     def labels(params: Any) -> Any:
-        trained = trained_among(list(named_leaves(params)))
+        names = list(named_leaves(params))
+        trained = trained_among(names)
         if not trained:
             raise ValueError("every parameter is frozen: leave some to train")
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "trained" if name_of(path) in trained else "frozen", params
-        )
+        labels_by_leaf = ["trained" if name in trained else "frozen" for name in names]
+        return jax.tree.unflatten(jax.tree.structure(params), labels_by_leaf)
 
     return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)

@@ -5,15 +5,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from flax import nnx
 
 _MOST_NAMES = 24
 
 
-def name_of(path: Any) -> str:
-    """Name of a leaf: the keys, attributes and positions on its path, joined by ``/``; ``value`` of nnx left out."""
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def names_of(tree: Any) -> list[str]:
+    """Names of the leaves of a pytree, in the order of ``jax.tree.leaves``.
+
+    A name is the keys, attributes and positions on the path, joined by ``/``; those of nnx's variables, whose leaves
+    lie in an attribute ``value``, are without it.
+    """
+    names = []
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable):
+        for inner, _ in jax.tree_util.tree_leaves_with_path(node):
+            path_in_node = inner[1:] if _is_variable(node) else inner
+            names.append(jax.tree_util.keystr((*path, *path_in_node), simple=True, separator="/"))
+    return names
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -22,9 +34,9 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     Raises:
         ValueError: if two leaves have one name.
     """
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    named = {name_of(path): leaf for path, leaf in flat}
-    if len(named) < len(flat):
+    leaves = jax.tree.leaves(tree)
+    named = dict(zip(names_of(tree), leaves, strict=True))
+    if len(named) < len(leaves):
         raise ValueError("two leaves of this pytree have one name: keys must not hold a /")
     return named
 

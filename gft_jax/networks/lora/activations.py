@@ -1,6 +1,6 @@
 """Low-rank updates beside the layers of linen modules: no product of the factors, and no gradient of a kernel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,17 +8,17 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jaxtyping import Array
 
-from gft_jax.networks.leaf_names import listed
 from gft_jax.networks.lora.factors import Factors
 
 KERNEL, A, B = "kernel", "lora_a", "lora_b"
 """Names of the parameters of a layer: its own, and the factors that lie beside it while the module runs."""
 
 
-def beside_kernels(base_params: Any, adapters: Mapping[str, Factors]) -> Any:
-    """The parameters of a linen module with the factors beside the kernels that they adapt.
+def beside_kernels(base_params: Any, adapters: Mapping[str, Factors], scale: float) -> Any:
+    """The parameters of a linen module with the factors A and ``scale * B`` beside the kernels that they adapt.
 
-    As parameters of the layer they go wherever the kernel does, also through ``nn.scan`` and ``nn.remat``.
+    As parameters of the layer they go wherever the kernel does, also through ``nn.scan`` and ``nn.remat``, and through
+    ``nn.jit``, which would keep a scale that is no parameter from one call to the next.
 
     Raises:
         ValueError: if one of them is not the kernel of a layer in nested dictionaries.
@@ -31,7 +31,7 @@ def beside_kernels(base_params: Any, adapters: Mapping[str, Factors]) -> Any:
                 f"{name} is not the kernel of a linen layer: narrow the patterns, or adapt it by merging. If it is a "
                 "bias or a scale with a leading axis of layers, name it by stacked, and it is passed over"
             )
-        joined = _with(joined, scopes, {A: factors.a, B: factors.b}, name)
+        joined = _with(joined, scopes, {A: factors.a, B: scale * factors.b}, name)
     return joined
 
 
@@ -45,22 +45,23 @@ def _with(tree: Any, scopes: list[str], new: dict[str, Array], name: str) -> Any
     return {**tree, scopes[0]: _with(tree[scopes[0]], scopes[1:], new, name)}
 
 
-def run_adapted(scale: float, run: Callable[[], Array], names: Sequence[str], check: bool) -> Array:
-    """What ``run`` returns, where layers of linen modules that hold factors add ``scale * B A x`` to their output.
+def run_adapted(run: Callable[[], Array]) -> Array:
+    """What ``run`` returns, where layers of linen modules that hold factors add ``B (A x)`` to their output.
 
     Raises:
-        ValueError: where a layer cannot be adapted in this way; with ``check``, if factors lie beside a kernel that no
-            layer has used.
+        ValueError: where a layer, or another module with a kernel of its own, cannot be adapted in this way.
     """
-    used: set[tuple[str, ...]] = set()
+    layers: set[tuple[str, ...]] = set()
+    others: dict[tuple[str, ...], str] = {}
 
     def with_update(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext):
         module = context.module
-        # A module that shares the scope of a layer sees its parameters, and calls the layer.
-        is_layer = hasattr(module, "features") and hasattr(module, "use_bias")
-        if context.method_name != "__call__" or not is_layer or not module.has_variable("params", A):
+        if context.method_name != "__call__" or not module.has_variable("params", A):
             return call(*args, **kwargs)
-        used.add(module.path)
+        if not (hasattr(module, "features") and hasattr(module, "use_bias")):
+            others[module.path] = type(module).__name__
+            return call(*args, **kwargs)
+        layers.add(module.path)
         kernel, a, b = (module.get_variable("params", name) for name in (KERNEL, A, B))
         _check_layer(module, kernel, a, b)
         narrow = module.clone(features=a.shape[-1], use_bias=False, parent=None, name=None)
@@ -70,23 +71,18 @@ def run_adapted(scale: float, run: Callable[[], Array], names: Sequence[str], ch
         b = b.reshape(b.shape[0], parts, -1).astype(inner.dtype)
         output = call(*args, **kwargs)
         update = jnp.einsum("...pr,rpo->...po", inner, b).reshape(output.shape)
-        return output + (scale * update).astype(output.dtype)
+        return output + update.astype(output.dtype)
 
     with nn.intercept_methods(with_update):
         output = run()
-    if check:
-        unused = [name for name in names if not any(_ends(name, path) for path in used)]
-        if unused:
+    for path, kind in others.items():
+        # A module that shares the scope of a layer sees its factors, and calls the layer.
+        if path not in layers:
             raise ValueError(
-                f"no dense or convolution layer has used {listed(unused)}: adapt them by merging, or narrow the "
-                "patterns"
+                f"{kind} {'/'.join(path)} has a kernel with adapters and is no dense or convolution layer: adapt it by "
+                "merging, or narrow the patterns"
             )
     return output
-
-
-def _ends(name: str, path: tuple[str, ...]) -> bool:
-    scopes = tuple(name.split("/")[:-1])
-    return scopes[len(scopes) - len(path) :] == path
 
 
 def _check_layer(module: nn.Module, kernel: Array, a: Array, b: Array) -> None:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
-from gft_jax.networks.leaf_names import name_of
+from gft_jax.networks.leaf_names import named_leaves
 from gft_jax.networks.lora.activations import beside_kernels, run_adapted
 from gft_jax.networks.lora.factors import (
     Factors,
@@ -22,7 +23,8 @@ from gft_jax.types import Adapter, Drift, Params
 
 
 class LoRAParams(NamedTuple):
-    """Parameters of an adapted drift."""
+    """Parameters of an adapted drift, as `LowRank.on_activations` and `LowRank.by_merging` make it; a drift without
+    adapters takes what `LowRank.merge` makes of them."""
 
     base: Any
     """Pretrained parameters."""
@@ -39,13 +41,20 @@ class LowRank(NamedTuple):
     """For `gft_jax.finetuner`: the trained parameters are the adapters, the drift takes `LoRAParams`."""
     on_activations: Callable[[Drift], Drift]
     """Makes a drift of linen modules one that also takes `LoRAParams`: ``y = W x + alpha / rank * B (A x)`` in each
-    layer. No product A B is made, and no gradient of a kernel. With other parameters it is the drift given."""
+    layer. No product A B is made, and no gradient of a kernel. With other parameters it is the drift given; adapters
+    alone are refused. An adapter whose layer is not called changes nothing: see ``unused``."""
     by_merging: Callable[[Drift], Drift]
-    """The same for any drift (nnx, equinox, ...): with `LoRAParams` it is the drift at the merged parameters. On the
-    way to the gradient of the factors that of each adapted kernel is made."""
+    """The same for any drift (nnx, equinox, ...): with `LoRAParams` it is the drift at the merged parameters, which are
+    in float32 at least, so that small updates of a bfloat16 base count; a network that computes in bfloat16 rounds them
+    there. On the way to the gradient of the factors that of each adapted kernel is made."""
+    unused: Callable[..., list[str]]
+    """``(drift, base_params, t, x, cond=None)`` -> names of the adapted kernels whose adapters have no part in the
+    velocity of an adapted drift at such arguments; traced, not computed. Give a condition where the network takes
+    one: what is named then is no part of the network, or of a branch that is not taken."""
     merge: Callable[[Params, Any], Params]
     """``(base_params, adapters)`` -> parameters ``W + alpha / rank * A B`` for the drift without adapters, computed in
-    float32 at least and returned in the dtypes of the base."""
+    float32 at least and returned in the dtypes of the base: in a bfloat16 one an update below 1 / 256 of its parameter
+    is lost or rounded to that; to keep it, merge into ``gft_jax.drifts.cast(base_params, jnp.float32)``."""
     unmerge: Callable[[Params, Any], Params]
     """``(merged, adapters)`` -> the base again, to rounding."""
 
@@ -92,14 +101,16 @@ def low_rank(
             default the rank.
         stacked: patterns of leaves with a leading axis of layers, as ``flax.linen.scan`` makes them: each layer gets
             factors of its own.
-        parts: by pattern, the number of equal parts of the outputs that get factors of their own, such as
-            ``{"*/qkv/kernel": 3}`` where one product makes queries, keys and values; otherwise they share A.
+        parts: by pattern, the number of equal parts of the outputs, one behind the other, that get factors of their
+            own; otherwise they share A. ``{"*/qkv/kernel": 3}`` tells queries, keys and values apart where they follow
+            one another, as in `gft_jax.networks.SiT`. In `gft_jax.networks.UNet` the outputs of one head follow those
+            of another, each with its query, key and value: its ``num_heads`` tells the heads apart.
 
     Raises:
         ValueError: for settings out of range; when they meet parameters: if these are None, a pattern matches nothing
-            or no kernel, the rank is too large, or parts do not divide the outputs; from the drift on activations, if
-            a kernel is not one of a dense layer or a convolution of linen, or has an axis of layers that ``stacked``
-            does not name.
+            or no kernel, the rank is too large, or parts do not divide the outputs; from an adapted drift, if it is
+            given adapters alone; from the drift on activations, if a kernel is not one of a dense layer or a
+            convolution of linen, or has an axis of layers that ``stacked`` does not name.
 
     Source: Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685, section 4.1. Ours has
     matrices that act from the right, and the variance of A depends on the number of inputs.
@@ -115,49 +126,69 @@ def low_rank(
         return LoRAParams(jax.lax.stop_gradient(base_params), adapters)
 
     def on_activations(drift: Drift) -> Drift:
-        # A jit inside the network may not trace it again, and its layers are then not seen a second time.
-        verified: set[tuple[str, ...]] = set()
-
         def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
             if not isinstance(params, LoRAParams):
+                _refuse_adapters_alone(params)
                 return drift(params, t, x, cond)
             check_factors(settings, params.base, params.adapters)
-            joined, names = beside_kernels(params.base, params.adapters), tuple(params.adapters)
-            velocity = run_adapted(
-                settings.scale, lambda: drift(joined, t, x, cond), names, check=names not in verified
-            )
-            verified.add(names)
-            return velocity
+            joined = beside_kernels(params.base, params.adapters, settings.scale)
+            return run_adapted(lambda: drift(joined, t, x, cond))
 
         return adapted
 
     def by_merging(drift: Drift) -> Drift:
         def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
             if isinstance(params, LoRAParams):
-                params = merge(*params)
+                params = _shifted(settings, *params, 1.0)
+            else:
+                _refuse_adapters_alone(params)
             return drift(params, t, x, cond)
 
         return adapted
 
+    def unused(drift: Drift, base_params: Params, t: Any, x: Any, cond: Any = None, /) -> list[str]:
+        def velocity(adapters: Any, base_params: Params, t: Array, x: Array, cond: Any) -> Array:
+            return drift(LoRAParams(base_params, adapters), t, x, cond)
+
+        adapters = jax.eval_shape(init, jax.random.key(0), base_params)
+        program = jax.make_jaxpr(velocity)(adapters, base_params, t, x, cond).jaxpr
+        _, needed = dce_jaxpr(program, [True] * len(program.outvars))
+        treedef = jax.tree.structure(adapters)
+        by_name = jax.tree.unflatten(treedef, needed[: treedef.num_leaves])
+        return [name for name, factors in by_name.items() if not factors.b]
+
     def merge(base_params: Params, adapters: Any) -> Params:
-        return _shifted(settings, base_params, adapters, 1.0)
+        return _in_dtypes_of(base_params, _shifted(settings, base_params, adapters, 1.0))
 
     def unmerge(merged: Params, adapters: Any) -> Params:
-        return _shifted(settings, merged, adapters, -1.0)
+        return _in_dtypes_of(merged, _shifted(settings, merged, adapters, -1.0))
 
-    return LowRank(settings, Adapter(init, apply), on_activations, by_merging, merge, unmerge)
+    return LowRank(settings, Adapter(init, apply), on_activations, by_merging, unused, merge, unmerge)
+
+
+def _refuse_adapters_alone(params: Any) -> None:
+    if isinstance(params, Mapping) and any(isinstance(part, Factors) for part in params.values()):
+        raise ValueError(
+            "an adapted drift was given adapters alone: give it LoRAParams(base_params, adapters), or parameters "
+            "without adapters"
+        )
+
+
+def _in_dtypes_of(params: Params, changed: Params) -> Params:
+    return jax.tree.map(lambda leaf, new: new if new is leaf else new.astype(leaf.dtype), params, changed)
 
 
 def _shifted(settings: Settings, params: Params, adapters: Any, sign: float) -> Params:
+    """Parameters with the updates added, the changed ones in float32 at least."""
     check_factors(settings, params, adapters)
     kernels = kernels_of(settings, params)
 
-    def shifted(path: Any, leaf: Any) -> Any:
-        name = name_of(path)
+    def shifted(name: str, leaf: Any) -> Any:
         if name not in kernels:
             return leaf
         update = update_of(settings, kernels[name], adapters[name])
         dtype = jnp.promote_types(leaf.dtype, update.dtype)
-        return (leaf.astype(dtype) + sign * update.astype(dtype)).astype(leaf.dtype)
+        return leaf.astype(dtype) + sign * update.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(shifted, params)
+    leaves = [shifted(name, leaf) for name, leaf in named_leaves(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
