@@ -75,7 +75,7 @@ def describe_model(
     settings = {
         field.name: _written(name, field.name, getattr(module, field.name))
         for field in dataclasses.fields(module)
-        if field.name not in ("parent", "name", "param_dtype")
+        if field.name not in ("parent", "name")
     }
     model: dict[str, Any] = {"network": name, "settings": settings, "event_shape": list(event_shape)}
     if lora is not None:
@@ -123,15 +123,37 @@ def save_model(
         event_shape: shape of one sample.
 
     Raises:
-        ValueError: as of `describe_model`; for parameters of another network (names the first that differs).
+        ValueError: as of `describe_model`; for parameters of another network, or of another dtype than its
+            ``param_dtype`` (names the first that differs).
         FileExistsError: if the folder holds parameters already.
     """
+    check_params(params, module, event_shape)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_params(params_folder(folder, "base"), params)
+    describe_model(folder, module, event_shape)
+
+
+def check_params(
+    params: Params, module: linen.Module, event_shape: tuple[int, ...], *, with_dtypes: bool = True
+) -> None:
+    """Refuses parameters that are not those of a network.
+
+    Args:
+        params: the parameters.
+        module: the network.
+        event_shape: shape of one sample.
+        with_dtypes: whether they must have the dtype too in which the network makes its parameters.
+
+    Raises:
+        ValueError: naming the first that is missing, too many, or of another shape or dtype.
+    """
+
+    def told(leaf: Any) -> str:
+        return f"{jnp.result_type(leaf) if with_dtypes else 'shape '}{jnp.shape(leaf)}"
+
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     expected, given = (
-        {
-            jax.tree_util.keystr(path): jnp.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        {jax.tree_util.keystr(path): told(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (like, params)
     )
     differing = sorted(
@@ -140,12 +162,10 @@ def save_model(
     if differing:
         name = differing[0]
         raise ValueError(
-            f"parameters do not fit {type(module).__name__} for samples of shape {event_shape}: params{name} has shape "
-            f"{given.get(name)}, expected {expected.get(name)}; {len(differing)} differ in all (None: not there)"
+            f"parameters do not fit {type(module).__name__} for samples of shape {event_shape}: params{name} is "
+            f"{given.get(name, 'missing')}, expected {expected.get(name, 'none')}; {len(differing)} differ in all"
+            + (" (the dtype is the network's param_dtype)" if with_dtypes else "")
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_params(params_folder(folder, "base"), params)
-    describe_model(folder, module, event_shape)
 
 
 def _written(network: str, name: str, value: Any) -> Any:
