@@ -99,9 +99,7 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
         ValueError: if the run, its settings or the parameters cannot be read, or a number is out of range.
     """
     is_best = config.checkpoint == "best"
-    if config.method == "base" and (
-        config.averaged or config.raw or is_best or config.seed is not None
-    ):
+    if config.method == "base" and (config.averaged or config.raw or is_best or config.seed is not None):
         raise ValueError(
             "--seed, --averaged, --raw and --checkpoint are for fine-tuned methods; the base has none of them"
         )

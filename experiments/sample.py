@@ -18,7 +18,7 @@ from experiments import plots
 from experiments.images.figures import as_shown
 from experiments.planar import is_planar
 from experiments.planar_figures import scatters
-from gft_jax.loading import Loaded, described_model
+from gft_jax.loading import Loaded, check_velocity, described_model
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
 
@@ -71,7 +71,8 @@ def draw(config: Sample) -> Path:
     """Writes the samples, and returns the folder they are in.
 
     Raises:
-        ValueError: if the run has no such method or seed, or a number is out of range.
+        ValueError: if the run has no such method or seed, its network predicts no velocity, or a number is out of
+            range.
     """
     if config.num_samples < 1:
         raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
@@ -82,6 +83,7 @@ def draw(config: Sample) -> Path:
             "--averaged, --raw and --target-weight are for fine-tuned methods; the base has none of them"
         )
     averaged = chosen_average(config.averaged, config.raw)
+    check_velocity(config.run)
     loaded = gft.load(config.run, config.method, config.seed, averaged=averaged)
     noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
     drift, params, labels = loaded.drift, loaded.params, _labels(config)

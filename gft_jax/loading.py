@@ -228,6 +228,21 @@ def scores_average(config: Mapping[str, Any]) -> bool:
     return bool(config.get("scores_average", False))
 
 
+def check_velocity(run: str | os.PathLike[str]) -> None:
+    """Refuses a folder whose network is known to predict something else than a velocity in flow time.
+
+    Raises:
+        ValueError: if its config.json says that it predicts something else.
+    """
+    path = Path(run) / "config.json"
+    predicts = json.loads(path.read_text()).get("predicts", "velocity") if path.is_file() else "velocity"
+    if predicts != "velocity":
+        raise ValueError(
+            f"the network in {run} predicts {predicts}, and a velocity in flow time is needed: convert it in your own "
+            "code by gft_jax.drifts.from_convention"
+        )
+
+
 def load(
     run: str | os.PathLike[str],
     method: str | None = None,
@@ -236,7 +251,10 @@ def load(
     averaged: bool | None = None,
     checkpoint: CheckpointName = "final",
 ) -> Loaded:
-    """Drift and parameters of a finished run, or of a model that `save_model` kept.
+    """Drift and parameters of a finished run, or of a model that `save_model` or an import kept.
+
+    The drift is the network as it is. Where weights that predict noise were imported, it is no velocity before
+    `gft_jax.drifts.from_convention`; `check_velocity` tells.
 
     Args:
         run: folder of the run, or of the model.

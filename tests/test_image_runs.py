@@ -67,9 +67,14 @@ def test_what_is_loaded_is_what_the_report_scores(inside):
     same(loaded.params, gft.load(run, averaged=True).params)
     raw = gft.load(run, averaged=False)
     assert not raw.averaged
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (raw.params, loaded.params)), strict=True))
+    assert any(
+        np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (raw.params, loaded.params)), strict=True)
+    )
     assert not gft.load(run, "base").averaged
-    with pytest.raises(ValueError, match="chosen by its averaged parameters.*or for raw ones, not for both"):
+    best = gft.load(run, checkpoint="best")
+    assert best.averaged
+    same(best.params, gft.load(run, averaged=True, checkpoint="best").params)
+    with pytest.raises(ValueError, match=r"chosen by its averaged parameters.*or for raw ones, not for both"):
         gft.load(run, averaged=False, checkpoint="best")
 
 

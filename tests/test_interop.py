@@ -12,7 +12,8 @@ from flax import linen as nn
 from programs import call
 
 import gft_jax as gft
-from experiments import import_weights
+from experiments import import_weights, sample
+from experiments.images.networks import pretrained
 from gft_jax.interop import (
     CONVOLUTION,
     LINEAR,
@@ -312,7 +313,10 @@ def test_the_command_writes_what_load_reads(monkeypatch, capsys, tmp_path, state
     assert "give num_heads" in capsys.readouterr().err
     assert not out.exists()
     assert call(monkeypatch, import_weights, FILE, out, "--num-heads", 3) == 0
-    assert "hidden_size=48, depth=2, num_heads=3" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "hidden_size=48, depth=2, num_heads=3" in told
+    assert "taken as a velocity in flow time" in told
+    assert pretrained(out, None).module == module
 
     loaded = gft.load(out)
     assert (loaded.method, loaded.event_shape) == ("base", SHAPE)
@@ -325,3 +329,18 @@ def test_the_command_writes_what_load_reads(monkeypatch, capsys, tmp_path, state
 
     assert call(monkeypatch, import_weights, FILE, out, "--num-heads", 3) == 2
     assert "holds something already" in capsys.readouterr().err
+
+
+def test_weights_that_predict_noise_are_not_taken_for_a_velocity(monkeypatch, capsys, tmp_path):
+    """The names and shapes of DiT are those of SiT: its file is told by its name, the folder by what was said."""
+    file, out = tmp_path / "DiT-tiny.safetensors", tmp_path / "dit"
+    file.write_bytes(FILE.read_bytes())
+    assert call(monkeypatch, import_weights, file, out, "--num-heads", 3) == 2
+    assert "give --predicts noise" in capsys.readouterr().err
+    assert not out.exists()
+    assert call(monkeypatch, import_weights, file, out, "--num-heads", 3, "--predicts", "noise") == 0
+    assert "velocity_from_noise" in capsys.readouterr().out
+    assert call(monkeypatch, sample, out, "--num-samples", 1, "--num-steps", 1) == 2
+    assert "predicts noise, and a velocity in flow time is needed" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="predicts noise, and a velocity in flow time is needed"):
+        pretrained(out, None)

@@ -9,7 +9,7 @@ from flax import linen
 
 import gft_jax as gft
 from gft_jax.checkpoints import has_params
-from gft_jax.loading import described_model, init_params, params_folder, scores_average
+from gft_jax.loading import check_velocity, described_model, init_params, params_folder, scores_average
 from gft_jax.networks.lora import LowRank, low_rank
 
 NetworkName = Literal["unet", "sit", "mlp"]
@@ -47,13 +47,14 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         method: of the run; None for its first.
 
     Raises:
-        ValueError: if the folder is neither, or the run has no such method.
+        ValueError: if the folder is neither, the run has no such method, or its network predicts no velocity.
     """
     if not folder.is_dir():
         raise ValueError(
             f"--base is {folder}, and there is no such folder; give that of a finished run or of a model"
         )
     module, event_shape, _ = described_model(folder)
+    check_velocity(folder)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
