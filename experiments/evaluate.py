@@ -136,10 +136,12 @@ def _loaded(config: Evaluate, method: str | None) -> Loaded:
 def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:
     """The card of one method."""
     few = len(data.target) < gft.evaluation.LEAST_SAMPLES
-    num_samples = config.num_samples
-    if data.labels is not None and num_samples is None:
+    num_samples, cond = config.num_samples, None
+    if data.labels is not None:
         # Samples are told the classes of held-out images, so that their number must be known here.
-        num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
+        if num_samples is None:
+            num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
+        cond = np.resize(data.labels.held_out, num_samples)
     unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(
         loaded.drift,
@@ -152,7 +154,7 @@ def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loade
         training_data=None if few or unread else data.target,
         classifier=None if config.classifier is None else CLASSIFIERS[config.classifier],
         num_samples=num_samples,
-        cond=None if data.labels is None else np.resize(data.labels.held_out, num_samples),
+        cond=cond,
         solver=SOLVERS[config.solver](),
         num_steps=settings.sampling_steps if config.num_steps is None else config.num_steps,
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
