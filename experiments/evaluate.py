@@ -25,7 +25,7 @@ from experiments.data.shifted import ShiftedData
 from experiments.files import read_json
 from experiments.methods import PATHS, coupling_of
 from experiments.report import write_report
-from experiments.sample import SOLVERS
+from experiments.sample import SOLVERS, chosen_average
 from experiments.train import EXPERIMENTS
 from gft_jax.evaluation import ReportCard
 from gft_jax.loading import CheckpointName, Loaded, params_folder
@@ -52,9 +52,11 @@ class Evaluate:
     seed: int | None = None
     """One of the run's seeds; default its first."""
     averaged: bool = False
-    """Judge the averaged parameters instead of the raw ones."""
+    """Judge the averaged parameters. By default those that the run scores: of images averaged, else raw."""
+    raw: bool = False
+    """Judge the raw parameters."""
     checkpoint: CheckpointName = "final"
-    """Judge the raw parameters at the end of training, or those of the checkpoint of lowest W2. That one is picked with
+    """Judge the parameters at the end of training, or those of the checkpoint of lowest W2. That one is picked with
     hindsight, on the held-out data that the card judges by."""
     num_samples: int | None = None
     """Number of samples, at least 12; default as many as are held out."""
@@ -97,9 +99,9 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
         ValueError: if the run, its settings or the parameters cannot be read, or a number is out of range.
     """
     is_best = config.checkpoint == "best"
-    if config.method == "base" and (config.averaged or is_best or config.seed is not None):
+    if config.method == "base" and (config.averaged or config.raw or is_best or config.seed is not None):
         raise ValueError(
-            "--seed, --averaged and --checkpoint are for fine-tuned methods; the base has none of them"
+            "--seed, --averaged, --raw and --checkpoint are for fine-tuned methods; the base has none of them"
         )
     first = _loaded(config, config.method)
     settings = recorded_settings(config.run)
@@ -110,12 +112,12 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
         # One drift for all methods: what was compiled for the first serves the others.
         card = judge(config, settings, data, loaded._replace(drift=first.drift))
         seed = None if name == "base" else settings.seeds[0] if config.seed is None else config.seed
-        kept = params_folder(config.run, name, seed, config.averaged, config.checkpoint)
+        kept = params_folder(config.run, name, seed, loaded.averaged and not is_best, config.checkpoint)
         folder = config.run / "cards" / kept.name
         facts = {
             "method": name,
             "seed": seed,
-            "averaged": config.averaged,
+            "averaged": loaded.averaged,
             "checkpoint": config.checkpoint,
             "noise_seed": config.noise_seed,
             "classifier": config.classifier,
@@ -127,7 +129,8 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
 
 
 def _loaded(config: Evaluate, method: str | None) -> Loaded:
-    return gft.load(config.run, method, config.seed, averaged=config.averaged, checkpoint=config.checkpoint)
+    averaged = chosen_average(config.averaged, config.raw)
+    return gft.load(config.run, method, config.seed, averaged=averaged, checkpoint=config.checkpoint)
 
 
 def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:
@@ -136,8 +139,8 @@ def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loade
     num_samples, cond = config.num_samples, None
     if data.labels is not None:
         # Samples are told the classes of held-out images, so that their number must be known here.
-        most = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
-        num_samples = most if num_samples is None else num_samples
+        if num_samples is None:
+            num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
         cond = np.resize(data.labels.held_out, num_samples)
     unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(

@@ -18,7 +18,7 @@ from experiments import plots
 from experiments.images.figures import as_shown
 from experiments.planar import is_planar
 from experiments.planar_figures import scatters
-from gft_jax.loading import Loaded, described_model
+from gft_jax.loading import Loaded, check_velocity, described_model
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
 
@@ -34,7 +34,9 @@ class Sample:
     seed: int | None = None
     """One of the run's seeds; default its first."""
     averaged: bool = False
-    """Use the averaged parameters instead of the raw ones."""
+    """Use the averaged parameters. By default those that the run scores: of images averaged, else raw."""
+    raw: bool = False
+    """Use the raw parameters."""
     target_weight: float = 1.0
     """Dial between the base (0) and the fine-tuned model (1): the drift is a blend of the two. Values outside
     [0, 1] extrapolate."""
@@ -69,15 +71,20 @@ def draw(config: Sample) -> Path:
     """Writes the samples, and returns the folder they are in.
 
     Raises:
-        ValueError: if the run has no such method or seed, or a number is out of range.
+        ValueError: if the run has no such method or seed, its network predicts no velocity, or a number is out of
+            range.
     """
     if config.num_samples < 1:
         raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
     if not np.isfinite(config.target_weight):
         raise ValueError(f"--target-weight is {config.target_weight}; allowed is a finite number")
-    if config.method == "base" and (config.averaged or config.target_weight != 1.0):
-        raise ValueError("--averaged and --target-weight are for fine-tuned methods; the base has neither")
-    loaded = gft.load(config.run, config.method, config.seed, averaged=config.averaged)
+    if config.method == "base" and (config.averaged or config.raw or config.target_weight != 1.0):
+        raise ValueError(
+            "--averaged, --raw and --target-weight are for fine-tuned methods; the base has none of them"
+        )
+    averaged = chosen_average(config.averaged, config.raw)
+    check_velocity(config.run)
+    loaded = gft.load(config.run, config.method, config.seed, averaged=averaged)
     noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
     drift, params, labels = loaded.drift, loaded.params, _labels(config)
     if config.target_weight != 1.0:
@@ -106,6 +113,17 @@ def draw(config: Sample) -> Path:
     return folder
 
 
+def chosen_average(averaged: bool, raw: bool) -> bool | None:
+    """What ``--averaged`` and ``--raw`` ask for; None where neither is given.
+
+    Raises:
+        ValueError: if both are.
+    """
+    if averaged and raw:
+        raise ValueError("--averaged and --raw exclude each other: give one of them, or none")
+    return averaged if averaged or raw else None
+
+
 def _labels(config: Sample) -> np.ndarray | None:
     """Class of each sample; None of a network without classes.
 
@@ -130,7 +148,7 @@ def _labels(config: Sample) -> np.ndarray | None:
 def _folder_name(config: Sample, loaded: Loaded) -> str:
     """Draws with other settings go to other folders, so that none writes over another."""
     seed = "" if config.seed is None else f"-seed{config.seed}"
-    averaged = "-averaged" if config.averaged else ""
+    averaged = "-averaged" if loaded.averaged else ""
     weight = "" if config.target_weight == 1.0 else f"-weight{config.target_weight:g}"
     label = "" if config.label is None else f"-class{config.label}"
     guidance = "" if config.guidance == 1.0 else f"-guidance{config.guidance:g}"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +38,8 @@ class Loaded(NamedTuple):
     lora: LowRank | None = None
     """The low-rank adaptation of a run that has one: ``params`` of its methods are then `LoRAParams`, and
     ``lora.merge(*params)`` those of the network alone."""
+    averaged: bool = False
+    """Whether ``params`` are averaged ones."""
 
 
 class Described(NamedTuple):
@@ -75,7 +78,7 @@ def describe_model(
     settings = {
         field.name: _written(name, field.name, getattr(module, field.name))
         for field in dataclasses.fields(module)
-        if field.name not in ("parent", "name", "param_dtype")
+        if field.name not in ("parent", "name")
     }
     model: dict[str, Any] = {"network": name, "settings": settings, "event_shape": list(event_shape)}
     if lora is not None:
@@ -123,15 +126,37 @@ def save_model(
         event_shape: shape of one sample.
 
     Raises:
-        ValueError: as of `describe_model`; for parameters of another network (names the first that differs).
+        ValueError: as of `describe_model`; for parameters of another network, or of another dtype than its
+            ``param_dtype`` (names the first that differs).
         FileExistsError: if the folder holds parameters already.
     """
+    check_params(params, module, event_shape)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_params(params_folder(folder, "base"), params)
+    describe_model(folder, module, event_shape)
+
+
+def check_params(
+    params: Params, module: linen.Module, event_shape: tuple[int, ...], *, with_dtypes: bool = True
+) -> None:
+    """Refuses parameters that are not those of a network.
+
+    Args:
+        params: the parameters.
+        module: the network.
+        event_shape: shape of one sample.
+        with_dtypes: whether they must have the dtype too in which the network makes its parameters.
+
+    Raises:
+        ValueError: naming the first that is missing, too many, or of another shape or dtype.
+    """
+
+    def told(leaf: Any) -> str:
+        return f"{jnp.result_type(leaf) if with_dtypes else 'shape '}{jnp.shape(leaf)}"
+
     like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
     expected, given = (
-        {
-            jax.tree_util.keystr(path): jnp.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        {jax.tree_util.keystr(path): told(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (like, params)
     )
     differing = sorted(
@@ -140,12 +165,10 @@ def save_model(
     if differing:
         name = differing[0]
         raise ValueError(
-            f"parameters do not fit {type(module).__name__} for samples of shape {event_shape}: params{name} has shape "
-            f"{given.get(name)}, expected {expected.get(name)}; {len(differing)} differ in all (None: not there)"
+            f"parameters do not fit {type(module).__name__} for samples of shape {event_shape}: params{name} is "
+            f"{given.get(name, 'missing')}, expected {expected.get(name, 'none')}; {len(differing)} differ in all"
+            + (" (the dtype is the network's param_dtype)" if with_dtypes else "")
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_params(params_folder(folder, "base"), params)
-    describe_model(folder, module, event_shape)
 
 
 def _written(network: str, name: str, value: Any) -> Any:
@@ -185,18 +208,39 @@ def params_folder(
         method: its name.
         seed: None of the base.
         averaged: whether the averaged ones are meant.
-        checkpoint: those at the end, or of the best of the checkpoints, which was chosen by the raw parameters.
+        checkpoint: those at the end; or those of the best of the checkpoints, which are kept once, raw or averaged as
+            the run scores them (`scores_average`).
 
     Raises:
-        ValueError: for the averaged parameters of the best checkpoint.
+        ValueError: for the averaged parameters of the best checkpoint, which have no folder beside the one.
     """
     if averaged and checkpoint == "best":
         raise ValueError(
-            "the best checkpoint was chosen by its raw parameters: ask for it, or for averaged ones, not for both"
+            "the best checkpoint has one folder, of the parameters that the run scores: ask for it without averaged"
         )
     name = method if seed is None else f"{method}-seed{seed}"
     suffix = "-averaged" if averaged else "-best" if checkpoint == "best" else ""
     return Path(run).absolute() / "params" / (name + suffix)
+
+
+def scores_average(config: Mapping[str, Any]) -> bool:
+    """Whether a run with this config.json scores its averaged parameters, and chooses the best checkpoint by them."""
+    return bool(config.get("scores_average", False))
+
+
+def check_velocity(run: str | os.PathLike[str]) -> None:
+    """Refuses a folder whose network is known to predict something else than a velocity in flow time.
+
+    Raises:
+        ValueError: if its config.json says that it predicts something else.
+    """
+    path = Path(run) / "config.json"
+    predicts = json.loads(path.read_text()).get("predicts", "velocity") if path.is_file() else "velocity"
+    if predicts != "velocity":
+        raise ValueError(
+            f"the network in {run} predicts {predicts}, and a velocity in flow time is needed: convert it in your own "
+            "code by gft_jax.drifts.from_convention"
+        )
 
 
 def load(
@@ -204,22 +248,26 @@ def load(
     method: str | None = None,
     seed: int | None = None,
     *,
-    averaged: bool = False,
+    averaged: bool | None = None,
     checkpoint: CheckpointName = "final",
 ) -> Loaded:
-    """Drift and parameters of a finished run, or of a model that `save_model` kept.
+    """Drift and parameters of a finished run, or of a model that `save_model` or an import kept.
+
+    The drift is the network as it is. Where weights that predict noise were imported, it is no velocity before
+    `gft_jax.drifts.from_convention`; `check_velocity` tells.
 
     Args:
         run: folder of the run, or of the model.
         method: one of the run's methods, or "base"; default the first of its configuration. A model has its base alone.
         seed: one of the run's seeds; default the first.
-        averaged: whether to load the averaged parameters instead of the raw ones.
+        averaged: whether to load the averaged parameters or the raw ones; default those that the run scores, to which
+            its report and its log belong: averaged in runs on images unless they were told ``--raw``, else raw.
         checkpoint: the parameters at the end, or those of the best checkpoint of the run. It is picked with
             hindsight, by the very samples that score it, so what it scores on them is flattered.
 
     Raises:
-        ValueError: if there is no such run, method or seed, or it has not finished; says what there is. For averaged
-            parameters of the best checkpoint.
+        ValueError: if there is no such run, method or seed, or it has not finished; says what there is. For the best
+            checkpoint's averaged parameters in a run that scores raw ones, and the other way round.
     """
     run = Path(run)
     module, event_shape, lora = described_model(run)
@@ -230,9 +278,11 @@ def load(
         raise ValueError(f"{run} is not the folder of a run: it has no config.json")
     name: str = config["methods"][0] if method is None else method
     if name == "base":
-        folder = params_folder(run, name)
+        folder, averaged = params_folder(run, name), False
     else:
-        folder = params_folder(run, name, config["seeds"][0] if seed is None else seed, averaged, checkpoint)
+        averaged = _averaged(run, config, averaged, checkpoint)
+        seed = config["seeds"][0] if seed is None else seed
+        folder = params_folder(run, name, seed, averaged and checkpoint == "final", checkpoint)
     if not has_params(folder):
         there = sorted(path.name for path in (run / "params").glob("[!.]*") if has_params(path))
         raise ValueError(
@@ -242,12 +292,28 @@ def load(
     base_params = load_params(params_folder(run, "base"), like)
     drift = from_linen(module)
     if lora is None:
-        return Loaded(drift, load_params(folder, like), base_params, event_shape, name)
+        return Loaded(drift, load_params(folder, like), base_params, event_shape, name, None, averaged)
     drift, params = lora.on_activations(drift), base_params
     if name != "base":
         adapters = jax.eval_shape(lambda: lora.adapter.init(jax.random.key(0), like))
         params = lora.adapter.apply(load_params(folder, adapters), base_params)
-    return Loaded(drift, params, base_params, event_shape, name, lora)
+    return Loaded(drift, params, base_params, event_shape, name, lora, averaged)
+
+
+def _averaged(
+    run: Path, config: Mapping[str, Any], averaged: bool | None, checkpoint: CheckpointName
+) -> bool:
+    """Whether averaged parameters are meant; those that the run scores where nothing is said."""
+    scored = scores_average(config)
+    if averaged is None:
+        return scored
+    if checkpoint == "best" and averaged != scored:
+        by, other = ("averaged", "raw") if scored else ("raw", "averaged")
+        raise ValueError(
+            f"the best checkpoint of {run} was chosen by its {by} parameters, which alone are kept of it: ask for it, "
+            f"or for {other} ones, not for both"
+        )
+    return averaged
 
 
 def init_params(module: linen.Module, key: Any, event_shape: tuple[int, ...]) -> Params:

@@ -46,7 +46,7 @@ def test_a_model_that_is_kept_is_loaded_as_a_base(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
     assert (loaded.method, loaded.event_shape) == ("base", (3,))
     with pytest.raises(
-        ValueError, match=r"params\['first'\]\['kernel'\] has shape \(3, 8\), expected \(4, 8\)"
+        ValueError, match=r"params\['first'\]\['kernel'\] is float32\(3, 8\), expected float32\(4, 8\)"
     ):
         save_model(tmp_path / "other", module, params, (4,))
     assert not (tmp_path / "other").exists()
@@ -54,6 +54,18 @@ def test_a_model_that_is_kept_is_loaded_as_a_base(tmp_path):
         save_model(tmp_path / "model", module, jax.tree.map(jnp.zeros_like, params), (3,))
     with pytest.raises(ValueError, match=r"no config\.json"):
         gft.load(tmp_path / "model", "plain")
+
+
+def test_parameters_are_kept_in_the_dtype_of_the_network(tmp_path):
+    half = NETWORKS[0].clone(param_dtype=jnp.bfloat16)
+    params = init_params(half, jax.random.key(1), (3,))
+    with pytest.raises(ValueError, match=r"is bfloat16\(8,\), expected float32\(8,\).*param_dtype"):
+        save_model(tmp_path / "other", NETWORKS[0], params, (3,))
+    assert not (tmp_path / "other").exists()
+    save_model(tmp_path / "model", half, params, (3,))
+    loaded = gft.load(tmp_path / "model").params
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("bfloat16")}
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 class _Own(nn.Module):

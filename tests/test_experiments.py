@@ -425,7 +425,7 @@ def test_a_folder_with_another_run_is_refused_with_the_fields_that_differ(inside
         (["nowhere"], "is not the folder of a run"),
         (["001", "--num-samples", "0"], "--num-samples is 0"),
         (["001", "--target-weight", "nan"], "--target-weight is nan"),
-        (["001", "--method", "base", "--averaged"], "the base has neither"),
+        (["001", "--method", "base", "--averaged"], "the base has none of them"),
     ],
 )
 def test_sampling_refuses_what_is_not_there(inside, monkeypatch, capsys, arguments, message):

@@ -46,8 +46,8 @@ def same(a, b):
 
 
 def test_the_base_is_the_average_of_the_run_that_pretrained_it(inside):
-    pretrained = gft.load(inside / "base", averaged=True)
-    raw = gft.load(inside / "base")
+    pretrained = gft.load(inside / "base")
+    raw = gft.load(inside / "base", averaged=False)
     tuned = gft.load(inside / "tuned")
     same(tuned.base_params, pretrained.params)
     assert any(
@@ -57,6 +57,40 @@ def test_the_base_is_the_average_of_the_run_that_pretrained_it(inside):
         np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (tuned.params, pretrained.params)), strict=True)
     )
     assert tuned.event_shape == (4, 4, 1)
+
+
+def test_what_is_loaded_is_what_the_report_scores(inside):
+    """The average here; and of the best checkpoint that alone."""
+    run = inside / "tuned"
+    loaded = gft.load(run)
+    assert loaded.averaged
+    same(loaded.params, gft.load(run, averaged=True).params)
+    raw = gft.load(run, averaged=False)
+    assert not raw.averaged
+    assert any(
+        np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (raw.params, loaded.params)), strict=True)
+    )
+    assert not gft.load(run, "base").averaged
+    best = gft.load(run, checkpoint="best")
+    assert best.averaged
+    same(best.params, gft.load(run, averaged=True, checkpoint="best").params)
+    with pytest.raises(ValueError, match=r"chosen by its averaged parameters.*or for raw ones, not for both"):
+        gft.load(run, averaged=False, checkpoint="best")
+
+
+def test_samples_are_of_the_parameters_that_are_asked_for(inside, monkeypatch, capsys):
+    few = ["--num-samples", "2", "--num-steps", "2"]
+    noise = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    for flags, averaged, name in (([], True, "plain-averaged"), (["--raw"], False, "plain")):
+        assert call(monkeypatch, sample, "tuned", *few, *flags) == 0
+        drawn = np.load(inside / "tuned" / "samples" / f"{name}-euler2-2-noise0" / "samples.npy")
+        loaded = gft.load(inside / "tuned", averaged=averaged)
+        cond = np.arange(2)
+        expected = gft.sampling.sample_ode(loaded.drift, loaded.params, noise, cond=cond, num_steps=2).x
+        np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-6)
+    for program in (sample, evaluate):
+        assert call(monkeypatch, program, "tuned", "--raw", "--averaged") == 2
+        assert "exclude each other" in capsys.readouterr().err
 
 
 def test_classes_are_those_of_the_base_and_samples_go_through_them(inside):
@@ -226,7 +260,7 @@ def test_a_card_of_a_run_with_classes(inside, monkeypatch, tmp_path):
     assert call(monkeypatch, train, "images", *tune, "--out", run) == 0
     small = ["--num-steps", "2", "--nfe-steps", "1", "--nfe-solvers", "euler", "--num-halves", "2"]
     assert call(monkeypatch, evaluate, run, *small) == 0
-    assert json.loads((run / "cards" / "plain-seed0" / "card.json").read_text())
+    assert json.loads((run / "cards" / "plain-seed0-averaged" / "card.json").read_text())["averaged"]
 
 
 @pytest.mark.slow

@@ -96,10 +96,12 @@ def test_without_noise_moons_and_s_curve_are_their_curves(monkeypatch):
 @pytest.mark.parametrize(("source", "target"), list(itertools.pairwise((*LAWS, LAWS[0]))))
 def test_sets_are_disjoint_and_the_target_grows(source, target):
     data = toy2d.shifted_laws(source, target, 1000)
-    assert [len(points) for points in data] == [10_000, 1000, 512, 512]
-    assert all(points.dtype == np.float32 for points in data)
-    sets = [{point.tobytes() for point in points} for points in data]
-    assert len(set.union(*sets)) == sum(map(len, data))
+    *of_points, labels = data
+    assert labels is None
+    assert [len(points) for points in of_points] == [10_000, 1000, 512, 512]
+    assert all(points.dtype == np.float32 for points in of_points)
+    sets = [{point.tobytes() for point in points} for points in of_points]
+    assert len(set.union(*sets)) == sum(map(len, of_points))
     few = toy2d.shifted_laws(source, target, 16)
     np.testing.assert_array_equal(few.target, data.target[:16])
     np.testing.assert_array_equal(few.held_out, data.held_out)

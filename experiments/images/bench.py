@@ -111,7 +111,7 @@ class ImageBench(Workbench):
         if params is None:
             params = new
             if base is not None:
-                loaded = gft.load(base.folder, base.method, averaged=base.averaged)
+                loaded = gft.load(base.folder, base.method)
                 params = loaded.params
                 if loaded.lora is not None and base.method != "base":
                     params = loaded.lora.merge(*loaded.params)

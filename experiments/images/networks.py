@@ -9,7 +9,7 @@ from flax import linen
 
 import gft_jax as gft
 from gft_jax.checkpoints import has_params
-from gft_jax.loading import described_model, init_params, params_folder
+from gft_jax.loading import check_velocity, described_model, init_params, params_folder, scores_average
 from gft_jax.networks.lora import LowRank, low_rank
 
 NetworkName = Literal["unet", "sit", "mlp"]
@@ -28,7 +28,6 @@ class Pretrained(NamedTuple):
     folder: Path
     method: str
     """Of the run whose parameters are taken, or "base"."""
-    averaged: bool
     module: linen.Module
     event_shape: tuple[int, ...]
     classes: tuple[str, ...]
@@ -48,24 +47,26 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         method: of the run; None for its first.
 
     Raises:
-        ValueError: if the folder is neither, or the run has no such method.
+        ValueError: if the folder is neither, the run has no such method, or its network predicts no velocity.
     """
     if not folder.is_dir():
         raise ValueError(
             f"--base is {folder}, and there is no such folder; give that of a finished run or of a model"
         )
     module, event_shape, _ = described_model(folder)
+    check_velocity(folder)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
     name = methods[0] if method is None else method
     if name not in methods:
         raise ValueError(f"--base-method is {name}; {folder} has: {', '.join(dict.fromkeys(methods))}")
-    averaged = name != "base" and bool(config.get("scores_average"))
-    kept = params_folder(folder, name, None if name == "base" else config["seeds"][0], averaged)
+    is_base = name == "base"
+    averaged = not is_base and scores_average(config)
+    kept = params_folder(folder, name, None if is_base else config["seeds"][0], averaged)
     if not has_params(kept):
         raise ValueError(f"{folder} has no parameters {kept.name}: the run has not finished, or lost them")
-    return Pretrained(folder, name, averaged, module, event_shape, tuple(config.get("classes", ())))
+    return Pretrained(folder, name, module, event_shape, tuple(config.get("classes", ())))
 
 
 def low_rank_of(

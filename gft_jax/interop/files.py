@@ -60,7 +60,7 @@ def write_state_dict(
         raise ValueError(f"{path} must end with .safetensors")
     numpy_format = _safetensors_numpy()
     partial = path.with_name(path.name + ".partial")
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     partial.write_bytes(numpy_format.save(arrays, dict(metadata or {})))
     os.replace(partial, path)
 

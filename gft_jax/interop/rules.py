@@ -70,13 +70,13 @@ def imported(state: Mapping[str, Any], rules: Sequence[Rule], like: PyTree) -> P
         like: any pytree with the names of the rules: arrays, or what ``jax.eval_shape`` gives of an initialisation.
 
     Raises:
-        ValueError: naming the entries that are missing, extra or of another shape; for a rule with a leaf of unknown
-            fields, and for two entries of one leaf.
+        ValueError: naming the entries that are missing, extra, of another shape, complex or not finite; for a rule with
+            a leaf of unknown fields, and for two entries of one leaf.
     """
     expected = named_leaves(like)
     found: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
-    extra, misshapen = [], []
+    extra, misshapen, unusable = [], [], []
     for name, value in state.items():
         translated = _translated(name, rules, "entry", "leaf")
         if translated is None or translated[0] not in (None, *expected):
@@ -93,14 +93,23 @@ def imported(state: Mapping[str, Any], rules: Sequence[Rule], like: PyTree) -> P
         if array.shape != wanted_shape:
             misshapen.append(f"{name} is {array.shape}, expected {wanted_shape}")
             continue
+        if not _is_real_and_finite(array):
+            unusable.append(name)
+            continue
         found[path] = layout.from_torch(array)
     missing = [_name_of(path, rules) for path in expected if path not in origin]
     problems = {"missing": missing, "extra": extra, "of another shape": misshapen}
+    problems["not of finite real numbers"] = unusable
     if any(problems.values()):
         told = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         raise ValueError(f"the state dict does not fit the network. {told}.")
     arrays = [jnp.asarray(found[path], leaf.dtype) for path, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def _is_real_and_finite(array: np.ndarray) -> bool:
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return any(jnp.issubdtype(array.dtype, kind) for kind in kinds) and bool(np.isfinite(array).all())
 
 
 def exported(params: Params, rules: Sequence[Rule]) -> dict[str, np.ndarray]:

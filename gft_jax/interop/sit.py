@@ -1,6 +1,7 @@
 """Weights of SiT and DiT in PyTorch to parameters of `gft_jax.networks.SiT`, and back."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from gft_jax.interop.rules import LINEAR, Layout, Rule, exported, imported, layer
-from gft_jax.loading import init_params
+from gft_jax.loading import check_params, init_params
 from gft_jax.networks import SiT, stacked, unstacked
 from gft_jax.networks.sit import PRESETS, positions
 from gft_jax.types import Params
@@ -16,7 +17,8 @@ from gft_jax.types import Params
 POSITIONS = "pos_embed"
 LABELS = "y_embedder.embedding_table.weight"
 _POSITIONS_WITHIN = 2**-8
-"""Half a unit in the last place of bfloat16 at 1, in which weights may be kept; another table differs by about 1."""
+"""Half a unit in the last place of bfloat16 at 1, in which weights may be kept. Averages of weights average the table
+too, and their rounding in float32 moves it by up to 2e-4. Another table differs by about 1."""
 
 
 def sit_params(state: Mapping[str, Any], module: SiT, event_shape: tuple[int, int, int]) -> Params:
@@ -25,6 +27,9 @@ def sit_params(state: Mapping[str, Any], module: SiT, event_shape: tuple[int, in
     The velocity is then that of the original at the same t; images are ``[batch, height, width, channels]`` here and
     ``[batch, channels, height, width]`` there. DiT has the same entries, but its output is not a velocity.
 
+    The network has the fixed table of positions in the place of the entry ``pos_embed``. In averaged weights, such as
+    the published ones, rounding has moved that by up to 2e-4, and the velocity by about 1e-4 of its size.
+
     Args:
         state: arrays by name, as of `read_state_dict`.
         module: the network; `sit_of` reads it from the state dict.
@@ -32,7 +37,8 @@ def sit_params(state: Mapping[str, Any], module: SiT, event_shape: tuple[int, in
 
     Raises:
         ValueError: naming the entries that are missing, extra or of another shape, and telling for what network
-            the state dict looks; for positions that are not the fixed ones.
+            the state dict looks; for numbers that are complex or not finite, and for positions that are not the fixed
+            ones.
     """
     try:
         unscanned = module.clone(scan=False, remat=False, fused_attention=False)
@@ -55,8 +61,9 @@ def sit_state_dict(params: Params, module: SiT, event_shape: tuple[int, int, int
     """State dict that the original loads, with its fixed positions in float32; undoes `sit_params`.
 
     Raises:
-        ValueError: for parameters of another kind of network.
+        ValueError: for parameters of another network, naming the first that differs in its shape.
     """
+    check_params(params, module.clone(remat=False, fused_attention=False), event_shape, with_dtypes=False)
     table = _positions(module, event_shape).astype(np.float32)
     params = unstacked(params) if module.scan else params
     return exported({**params, POSITIONS: table}, _rules(module))
@@ -70,8 +77,8 @@ def sit_of(state: Mapping[str, Any], num_heads: int | None = None) -> tuple[SiT,
         num_heads: heads of attention, which leave no trace in the shapes; default those of the published size.
 
     Raises:
-        ValueError: naming an entry that is missing or of an impossible shape; for a size that is not a published one,
-            if the heads are not given.
+        ValueError: naming an entry that is missing or of an impossible shape, and blocks without any entry; for a size
+            that is not a published one, if the heads are not given.
     """
     patches = _shape(state, "x_embedder.proj.weight", 4)
     hidden_size, channels, patch_size, _ = patches
@@ -80,7 +87,7 @@ def sit_of(state: Mapping[str, Any], num_heads: int | None = None) -> tuple[SiT,
     outputs = _shape(state, "final_layer.linear.weight", 2)[0]
     num_classes = _shape(state, LABELS, 2)[0] - 1 if LABELS in state else None
     mlp_features = _shape(state, "blocks.0.mlp.fc1.weight", 2)[0]
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    depth = _depth(state)
     heads_by_size = {(each["hidden_size"], each["depth"]): each["num_heads"] for each in PRESETS.values()}
     one = patch_size**2 * channels
     impossible = {
@@ -111,6 +118,19 @@ def sit_of(state: Mapping[str, Any], num_heads: int | None = None) -> tuple[SiT,
         learn_sigma=outputs == 2 * one,
     )
     return module, (side * patch_size, side * patch_size, channels)
+
+
+def _depth(state: Mapping[str, Any]) -> int:
+    """Number of blocks, none of which may be absent."""
+    there = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
+    depth = max(there) + 1
+    absent = (f"blocks.{index}.*" for index in range(depth) if index not in there)
+    if len(there) < depth:
+        raise ValueError(
+            f"the state dict has entries of blocks.{depth - 1} and none of {next(absent)}: {depth - len(there)} of "
+            f"{depth} blocks are missing in all."
+        )
+    return depth
 
 
 def _shape(state: Mapping[str, Any], name: str, ndim: int) -> tuple[int, ...]:
