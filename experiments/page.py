@@ -15,6 +15,7 @@ from experiments.plots import colour, family
 from experiments.reward import words as reward_words
 from experiments.summary import COLUMNS, NAMES, Column, TableRow
 from experiments.summary_text import format_cell
+from gft_jax.loading import scores_average
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -260,7 +261,7 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     descriptions = reward_words.descriptions(methods) if is_reward else DESCRIPTIONS
     named = descriptions if is_reward else [name for name in methods if name in DESCRIPTIONS]
     known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(descriptions[name])}</dd>" for name in named)
-    notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(evaluations)
+    notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(evaluations, scores_average(config))
     if any(name.startswith("terminal") for name in methods):
         notes += TERMINAL_NOTES
     if len(seeds) == 1:
@@ -271,11 +272,18 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     return f"{f'<dl>{known}</dl>' if known else ''}<ul>{items}</ul>"
 
 
-def _adaptation_notes(evaluations: int | None) -> list[str]:
+def _adaptation_notes(evaluations: int | None, of_average: bool) -> list[str]:
     nfe = "an unrecorded number of" if evaluations is None else str(evaluations)
-    return [
+    of_raw = (
         "All numbers are of the raw parameters. Averaged parameters (EMA) would flatten every curve and hide what "
-        "the stability columns measure.",
+        "the stability columns measure."
+    )
+    averaged = (
+        "All numbers are of the averaged parameters (EMA), by which the curves are flatter than the training is; "
+        "--raw scores the raw ones."
+    )
+    return [
+        averaged if of_average else of_raw,
         "Every evaluation, of every method and seed, starts from the same noise, so that differences are due to the "
         "parameters and not to the draw. All seeds start from one pretrained base: the spread is that of fine-tuning.",
         "The energy distance is estimated without bias, and may therefore fall a little below zero.",

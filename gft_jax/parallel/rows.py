@@ -27,8 +27,11 @@ def check_divides(batch: Batch, num_devices: int, axis: int) -> None:
             f"a batch of {num_rows} rows does not divide over {num_devices} devices: "
             f"use a multiple of {num_devices}, or fewer devices"
         )
+    leading = batch.x0.shape[: axis + 1]
+    if all(leaf.shape[: axis + 1] == leading for leaf in jax.tree.leaves(batch)):
+        return  # before paths are named, which takes a while at every step
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if leaf.shape[: axis + 1] != batch.x0.shape[: axis + 1]:
+        if leaf.shape[: axis + 1] != leading:
             raise ValueError(
                 f"batch{jax.tree_util.keystr(path)} has shape {leaf.shape}, which does not begin like that of x0, "
                 f"{batch.x0.shape}: all leaves of a batch have the same rows"
