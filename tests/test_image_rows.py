@@ -44,6 +44,9 @@ def test_held_out_images_are_no_others_and_go_through_the_classes_in_turn(digits
         assert [by_content[row.tobytes()] for row in rows] == of_rows.tolist()
     again = split(found, 0.4, 10)
     np.testing.assert_array_equal(again.target, data.target)
+    # Where more are held out than left, no more are used than have others to be compared with.
+    most = split(found, 0.7, 40)
+    assert [len(rows) for rows in (most.target, most.held_out, most.fresh)] == [15, 15, 15]
 
 
 def test_the_order_in_turn_takes_the_next_of_each_class():

@@ -132,6 +132,7 @@ def test_the_report_shows_samples_by_step(inside):
         (["--data", "digits/new", "--base", "nowhere"], "no such folder"),
         (["--data", "digits/new", "--base", "digits"], "it has no model.json"),
         (["--data", "digits/new", "--base", "base", "--base-method", "plain"], "has: from-scratch, base"),
+        (["--data", "digits/new", "--base", "base", "--path", "trigonometric"], "that of base, linear"),
         (["--data", "digits/new", "--base", "base", "--size", "6"], "(6, 6, 1)"),
         (["--data", "digits/new", "--base", "base", "--mode", "RGB"], "(4, 4, 3)"),
         (["--data", "digits", "--base", "base", "--classes", *"abcdefghijk"], "does not name"),

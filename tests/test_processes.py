@@ -10,6 +10,7 @@ import pytest
 from programs import beside, together
 
 import gft_jax as gft
+from experiments.data.digit_images import write_digits
 
 TRAIN = shlex.split(
     "-m experiments.train digits --methods gradual-linear --steps 4 --eval-every 2 --base-steps 2 --hidden 8 --depth 1 "
@@ -69,6 +70,25 @@ def test_the_training_program_over_two_processes_is_that_of_one(form, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     evaluations = [(row["method"], row["step"]) for row in rows if row["kind"] == "evaluation"]
     assert len(evaluations) == len(set(evaluations))  # one process logs
+
+
+@pytest.mark.slow
+def test_a_pretrained_network_of_images_is_fine_tuned_over_two_processes(tmp_path):
+    """The base is looked at only after the processes have joined: before, JAX would have taken its devices."""
+    write_digits(tmp_path / "digits", side=4, num_per_class=6)
+    program = shlex.split(
+        "-m experiments.train images --steps 2 --eval-every 1 --batch-size 8 --num-evaluated 5 --held-out 0.5 "
+        "--sampling-steps 2 --network mlp --hidden 8 --depth 1 --learning-rate 1e-3 --data"
+    )
+    base, tuned = ["--base", tmp_path / "base", "--methods", "gradual-linear"], tmp_path / "digits" / "new"
+    together([[*program, tmp_path / "digits" / "old", "--pretrain", "--out", tmp_path / "base"]], 1)
+    joining = ["--parallel", "pmap", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+    two = [*program, tuned, *base, *joining, "--out", tmp_path / "two", "--process-id"]
+    together([[*two, process] for process in (0, 1)], 2)
+    together([[*program, tuned, *base, "--out", tmp_path / "one"]], 1)
+    ours, theirs = (gft.load(tmp_path / name, averaged=False).params for name in ("two", "one"))
+    for each, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(each, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -185,9 +185,6 @@ class Images(Settings):
         require(
             not flips, "flip", self.flip, "off, with --coupling semi-discrete, whose images stay as they are"
         )
-        self.feature_extractor()
-        if not self.pretrain:
-            self.pretrained()
 
     def feature_extractor(self) -> Features | None:
         """The function that --features names.
@@ -225,7 +222,12 @@ class Images(Settings):
             ValueError: if data or base cannot be read, do not fit each other, or labels are out of the range of
                 classes that the network knows.
         """
-        base, found = self.pretrained(), self.rows(self.classes)
+        self.feature_extractor()
+        base = self.pretrained()
+        if base is not None:
+            was = f"that of {base.folder}, {base.path}"
+            require(base.path in (None, self.path), "path", self.path, was)
+        found = self.rows(self.classes)
         facts: dict[str, Any] = {"samples_are": found.kind}
         if base is not None and not self.classes:
             found = found.numbered_as(base.classes)

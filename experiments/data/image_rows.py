@@ -125,9 +125,8 @@ class _Turned(Mapped):
 def split(data: LabelledRows, share: float, most: int) -> ShiftedData:
     """Rows to train on, and others to judge by, always the same ones.
 
-    ``held_out`` go through the classes in turn, and are at most ``most`` of the rows of the share that is held out;
-    ``fresh`` as many of those to train on, or all of them: a floor, in which real data are held against real data, does
-    not mind.
+    ``held_out`` go through the classes in turn; they are at most ``most`` of the share that is held out, and
+    no more than those to train on, of which ``fresh`` are as many: a floor holds real data against real data.
 
     Args:
         data: all rows.
@@ -148,7 +147,7 @@ def split(data: LabelledRows, share: float, most: int) -> ShiftedData:
     held = order[:num_held]
     if data.labels is not None:
         held = held[in_turn(data.labels[held])]
-    held, target = held[:most], np.sort(order[num_held:])
+    held, target = held[: min(most, num - num_held)], np.sort(order[num_held:])
     fresh = order[num_held:][: len(held)]
     labels = data.labels
     named = None if labels is None else Labels(labels[target], labels[held], labels[fresh])

@@ -32,6 +32,8 @@ class Pretrained(NamedTuple):
     event_shape: tuple[int, ...]
     classes: tuple[str, ...]
     """Names of the classes that it was trained on, as far as its run says; else none."""
+    path: str | None
+    """Name of the path that it was trained on; None if its folder does not say."""
 
     @property
     def num_classes(self) -> int | None:
@@ -66,7 +68,7 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
     kept = params_folder(folder, name, None if is_base else config["seeds"][0], averaged)
     if not has_params(kept):
         raise ValueError(f"{folder} has no parameters {kept.name}: the run has not finished, or lost them")
-    return Pretrained(folder, name, module, event_shape, tuple(config.get("classes", ())))
+    return Pretrained(folder, name, module, event_shape, tuple(config.get("classes", ())), config.get("path"))
 
 
 def low_rank_of(
