@@ -11,9 +11,10 @@ from flax import nnx
 from lora_toy import Net, adaptation, base_of, inputs, moved
 
 import gft_jax as gft
+from gft_jax.checkpoints import load_adapters, save_adapters
 from gft_jax.drifts import evaluate, from_equinox, from_linen, from_nnx, in_precision
 from gft_jax.networks.leaf_names import named_leaves
-from gft_jax.networks.lora import LoRAParams, low_rank
+from gft_jax.networks.lora import Difference, LoRAParams, low_rank
 from gft_jax.pairing import row_keys
 
 NET = Net()
@@ -466,3 +467,41 @@ def test_without_a_base_there_is_nothing_to_adapt():
     tuner = gft.finetuner(distance, optax.sgd(0.1), adapter=ADAPTED.adapter)
     with pytest.raises(ValueError, match="those of this drift have another structure"):
         jax.eval_shape(tuner.step, state, BASE, batch)
+
+
+def test_what_is_trained_whole_is_a_difference_from_the_base(tmp_path):
+    lora = low_rank(["*/qkv/kernel"], rank=2, whole=["labels/*", "last/bias"])
+    start = lora.adapter.init(jax.random.key(0), BASE)
+    whole = {name: part for name, part in start.items() if isinstance(part, Difference)}
+    assert sorted(whole) == ["labels/embedding", "last/bias"]
+    drift = from_linen(NET)
+    t, x, _ = inputs()
+    cond = jnp.arange(len(x)) % 4
+
+    def velocity(side, adapters):
+        return side(drift)(LoRAParams(BASE, adapters), t, x, cond)
+
+    def slope(side, adapters):
+        return jax.jit(jax.grad(lambda adapters: jnp.sum(velocity(side, adapters) ** 2)))(adapters)
+
+    of_all = jax.jit(jax.grad(lambda params: jnp.sum(drift(params, t, x, cond) ** 2)))(BASE)
+    for side in (lora.on_activations, lora.by_merging):
+        np.testing.assert_array_equal(velocity(side, start), drift(BASE, t, x, cond))
+        for name in whole:
+            assert_close(slope(side, start)[name].delta, named_leaves(of_all)[name])
+    away = moved(start)
+    expected = drift(lora.merge(BASE, away), t, x, cond)
+    assert np.abs(expected - drift(BASE, t, x, cond)).max() > 0.1
+    for side in (lora.on_activations, lora.by_merging):
+        assert_close(velocity(side, away), expected)
+        assert lora.unused(side(drift), BASE, t, x, cond) == []
+    assert_close(lora.unmerge(lora.merge(BASE, away), away), BASE)
+    save_adapters(tmp_path / "adapters", lora, BASE, away)
+    again, loaded = load_adapters(tmp_path / "adapters", BASE)
+    assert again.settings.whole == ("labels/*", "last/bias")
+    jax.tree.map(np.testing.assert_array_equal, loaded, away)
+    for wrong, told in ((["*/qkv/kernel"], "named by patterns and by whole"), (["nothing"], "nothing")):
+        with pytest.raises(ValueError, match=told):
+            low_rank(["*/qkv/kernel"], rank=2, whole=wrong).adapter.init(jax.random.key(0), BASE)
+    with pytest.raises(ValueError, match=r"the difference of last/bias must have its shape \(2,\)"):
+        velocity(lora.on_activations, away | {"last/bias": Difference(jnp.zeros(3))})

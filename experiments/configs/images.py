@@ -103,13 +103,13 @@ class Images(Settings):
     """Compute the blocks of SiT again in the backward pass, which then takes less memory."""
 
     lora_rank: int | None = None
-    """Rank of a low-rank adaptation: the base stays as it is, and factors of updates are trained, alone. By default all
-    parameters are trained."""
+    """Rank of a low-rank adaptation: the base stays as it is, and factors of updates are trained; and, whole, the
+    embedding of classes. By default all parameters are trained."""
     lora_alpha: float | None = None
     """Scale of the updates, which are multiplied by alpha / rank; default the rank."""
     lora_patterns: tuple[str, ...] = ()
-    """Names of the kernels to adapt, such as "*/qkv/kernel"; default those of attention and perceptrons of SiT, and of
-    the residual blocks of other networks."""
+    """Names of the kernels to adapt, such as "*/qkv/kernel"; default those of attention, perceptrons and
+    modulations of SiT, and of the residual blocks of other networks."""
 
     clip: float | None = 1.0
     """Largest norm of the gradient; a longer one is scaled down to it. None for any."""

@@ -10,16 +10,30 @@ from flax import linen
 import gft_jax as gft
 from gft_jax.checkpoints import has_params
 from gft_jax.loading import check_velocity, described_model, init_params, params_folder, scores_average
+from gft_jax.networks.condition_embedding import takes_condition
 from gft_jax.networks.lora import LowRank, low_rank
 
 NetworkName = Literal["unet", "sit", "mlp"]
 
 _LORA_PATTERNS: dict[type[linen.Module], tuple[str, ...]] = {
-    gft.networks.SiT: ("*/qkv/kernel", "*/proj/kernel", "*/fc1/kernel", "*/fc2/kernel"),
-    gft.networks.UNet: ("*/conv_*/kernel", "*/qkv/kernel", "*/out/kernel"),
-    gft.networks.ResidualMLP: ("block_*/kernel",),
+    gft.networks.SiT: (
+        "*/qkv/kernel",
+        "*/proj/kernel",
+        "*/fc1/kernel",
+        "*/fc2/kernel",
+        "*adaLN_modulation/kernel",
+    ),
+    gft.networks.UNet: ("*/conv_*/kernel", "*/embedding/kernel", "*/qkv/kernel", "*/out/kernel"),
+    gft.networks.ResidualMLP: ("block_*/kernel", "modulation/kernel"),
 }
-"""Kernels that low-rank adaptation changes by default: of attention and perceptrons; of residual blocks."""
+"""Kernels that low-rank adaptation changes by default: of attention, perceptrons and residual blocks, and those that
+make their modulation out of time and condition."""
+_CONDITION: dict[type[linen.Module], str] = {
+    gft.networks.SiT: "y_embedder/*",
+    gft.networks.UNet: "condition/*",
+    gft.networks.ResidualMLP: "condition/*",
+}
+"""The embedding of the condition, which is trained whole: without it adapters see no class that is new to the base."""
 
 
 class Pretrained(NamedTuple):
@@ -78,7 +92,7 @@ def low_rank_of(
     rank: int,
     alpha: float | None,
 ) -> LowRank:
-    """Low-rank adaptation of a network.
+    """Low-rank adaptation of a network, with the embedding of its condition trained whole.
 
     Args:
         module: the network.
@@ -95,6 +109,7 @@ def low_rank_of(
         rank=rank,
         alpha=alpha,
         stacked=("blocks/*",) if getattr(module, "scan", False) else (),
+        whole=(_CONDITION[type(module)],) if takes_condition(module) else (),
     )
 
     def adapters() -> Any:

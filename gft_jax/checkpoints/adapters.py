@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gft_jax.checkpoints.leaves import fingerprint
 from gft_jax.checkpoints.params import load_params, params_metadata, save_params
-from gft_jax.networks.lora import Factors, LowRank, low_rank
+from gft_jax.networks.lora import Difference, Factors, LowRank, low_rank
 from gft_jax.networks.lora.factors import check_factors
 from gft_jax.types import Params
 
@@ -16,7 +16,10 @@ _KIND = "low-rank adapters"
 
 
 def save_adapters(
-    directory: str | os.PathLike[str], lora: LowRank, base_params: Params, adapters: Mapping[str, Factors]
+    directory: str | os.PathLike[str],
+    lora: LowRank,
+    base_params: Params,
+    adapters: Mapping[str, Factors | Difference],
 ) -> None:
     """Write adapters once, without the base: a small part of the size of the model.
 
@@ -45,7 +48,7 @@ def save_adapters(
 
 def load_adapters(
     directory: str | os.PathLike[str], base_params: Params
-) -> tuple[LowRank, dict[str, Factors]]:
+) -> tuple[LowRank, dict[str, Factors | Difference]]:
     """The adaptation, and adapters as `save_adapters` has written them, bit for bit, on the default device.
 
     Args:
@@ -72,8 +75,8 @@ def load_adapters(
     return lora, load_params(directory, like)
 
 
-def _in_dtypes(factors: Factors, dtypes: list[str]) -> Factors:
-    leaves, structure = jax.tree.flatten(factors)
+def _in_dtypes(adapter: Factors | Difference, dtypes: list[str]) -> Factors | Difference:
+    leaves, structure = jax.tree.flatten(adapter)
     return jax.tree.unflatten(
         structure,
         [

@@ -1,4 +1,4 @@
-"""The factors of low-rank updates: which parameters get them, their shapes, and the update that they make."""
+"""What adapts parameters: factors of low-rank updates, and whole differences; which parameters get them."""
 
 import math
 import numbers
@@ -22,6 +22,13 @@ class Factors(NamedTuple):
     """B ``[*layers, rank, outputs]``; starts at zero."""
 
 
+class Difference(NamedTuple):
+    """What is added to a parameter that is trained whole."""
+
+    delta: Array
+    """In the shape of the parameter; starts at zero."""
+
+
 class Settings(NamedTuple):
     """What `low_rank` was given, checked."""
 
@@ -30,6 +37,7 @@ class Settings(NamedTuple):
     alpha: float
     stacked: tuple[str, ...]
     parts: dict[str, int]
+    whole: tuple[str, ...]
 
     @property
     def scale(self) -> float:
@@ -47,7 +55,12 @@ class Kernel(NamedTuple):
 
 
 def checked_settings(
-    patterns: Any, rank: Any, alpha: float | None, stacked: Any, parts: Mapping[str, int] | None
+    patterns: Any,
+    rank: Any,
+    alpha: float | None,
+    stacked: Any,
+    parts: Mapping[str, int] | None,
+    whole: Any,
 ) -> Settings:
     """Settings that make sense by themselves; whether they fit the parameters, `kernels_of` says.
 
@@ -62,7 +75,8 @@ def checked_settings(
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
     parts = {pattern: _count(f"parts[{pattern!r}]", count) for pattern, count in (parts or {}).items()}
-    return Settings(patterns, rank, alpha, checked_patterns("stacked", stacked), parts)
+    stacked, whole = checked_patterns("stacked", stacked), checked_patterns("whole", whole)
+    return Settings(patterns, rank, alpha, stacked, parts, whole)
 
 
 def kernels_of(settings: Settings, base_params: Any) -> dict[str, Kernel]:
@@ -104,11 +118,28 @@ def kernels_of(settings: Settings, base_params: Any) -> dict[str, Kernel]:
                 "or patterns that leave it out"
             )
         kernels[name] = kernel
+    if twice := sorted(kernels.keys() & whole_of(settings, leaves).keys()):
+        raise ValueError(
+            f"{listed(twice)} are named by patterns and by whole: a parameter is adapted or whole"
+        )
     return kernels
 
 
-def initial(settings: Settings, key: Key[Array, ""], base_params: Any) -> dict[str, Factors]:
-    """Factors of every kernel by its name, of an update of zero. What a kernel gets depends on key and name alone."""
+def whole_of(settings: Settings, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are trained whole, by name.
+
+    Raises:
+        ValueError: if a pattern matches no parameter of a floating-point dtype.
+    """
+    floating = {
+        name: leaf for name, leaf in leaves.items() if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    }
+    return {name: leaves[name] for name in matching("whole", settings.whole, floating)}
+
+
+def initial(settings: Settings, key: Key[Array, ""], base_params: Any) -> dict[str, Factors | Difference]:
+    """Factors of every kernel by its name, of an update of zero, and differences of zero. What a kernel gets depends on
+    key and name alone."""
     leaves = named_leaves(base_params)
 
     def of(name: str, kernel: Kernel) -> Factors:
@@ -118,7 +149,12 @@ def initial(settings: Settings, key: Key[Array, ""], base_params: Any) -> dict[s
         a = jax.random.normal(own, shape, dtype) / math.sqrt(math.prod(kernel.inputs))
         return Factors(a, jnp.zeros((*kernel.layers, settings.rank, kernel.outputs), dtype))
 
-    return {name: of(name, kernel) for name, kernel in kernels_of(settings, base_params).items()}
+    low_rank = {name: of(name, kernel) for name, kernel in kernels_of(settings, base_params).items()}
+    whole = {
+        name: Difference(jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32)))
+        for name, leaf in whole_of(settings, leaves).items()
+    }
+    return low_rank | whole
 
 
 def check_factors(settings: Settings, base_params: Any, adapters: Any) -> None:
@@ -131,10 +167,10 @@ def check_factors(settings: Settings, base_params: Any, adapters: Any) -> None:
         raise ValueError(
             f"adapters must be a mapping name -> Factors, as init makes it, got {type(adapters).__name__}"
         )
-    kernels = kernels_of(settings, base_params)
-    if missing := [name for name in kernels if name not in adapters]:
+    kernels, whole = kernels_of(settings, base_params), whole_of(settings, named_leaves(base_params))
+    if missing := [name for name in (*kernels, *whole) if name not in adapters]:
         raise ValueError(f"there are no adapters for {listed(missing)}")
-    if extra := [name for name in adapters if name not in kernels]:
+    if extra := [name for name in adapters if name not in kernels and name not in whole]:
         raise ValueError(f"there are adapters for {listed(extra)}, which the patterns do not choose")
     for name, kernel in kernels.items():
         expected = (
@@ -146,6 +182,10 @@ def check_factors(settings: Settings, base_params: Any, adapters: Any) -> None:
             raise ValueError(
                 f"the adapters of {name} must have the shapes {expected[0]} and {expected[1]}, got {found}"
             )
+    for name, leaf in whole.items():
+        found = [jnp.shape(part) for part in adapters[name]]
+        if found != [jnp.shape(leaf)]:
+            raise ValueError(f"the difference of {name} must have its shape {jnp.shape(leaf)}, got {found}")
 
 
 def update_of(settings: Settings, kernel: Kernel, factors: Factors) -> Float[Array, "..."]:

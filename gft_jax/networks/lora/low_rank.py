@@ -11,6 +11,7 @@ from jaxtyping import Array
 from gft_jax.networks.leaf_names import named_leaves
 from gft_jax.networks.lora.activations import beside_kernels, run_adapted
 from gft_jax.networks.lora.factors import (
+    Difference,
     Factors,
     Settings,
     check_factors,
@@ -29,7 +30,7 @@ class LoRAParams(NamedTuple):
     base: Any
     """Pretrained parameters."""
     adapters: Any
-    """Factors of the updates, by the name of the kernel."""
+    """Factors of the updates, and differences of what is trained whole, by the name of the parameter."""
 
 
 class LowRank(NamedTuple):
@@ -66,6 +67,7 @@ def low_rank(
     alpha: float | None = None,
     stacked: Sequence[str] = (),
     parts: Mapping[str, int] | None = None,
+    whole: Sequence[str] = (),
 ) -> LowRank:
     """Low-rank adaptation (LoRA) of the kernels that patterns name::
 
@@ -105,6 +107,9 @@ def low_rank(
             own; otherwise they share A. ``{"*/qkv/kernel": 3}`` tells queries, keys and values apart where they follow
             one another, as in `gft_jax.networks.SiT`. In `gft_jax.networks.UNet` the outputs of one head follow those
             of another, each with its query, key and value: its ``num_heads`` tells the heads apart.
+        whole: patterns of parameters of any shape that are trained whole: a difference from the base, zero at first, is
+            added to each. For what is small and no kernel, such as the embeddings of classes: a base that has not seen
+            a class has no embedding of it, and adapters of kernels alone cannot tell it from the others.
 
     Raises:
         ValueError: for settings out of range; when they meet parameters: if these are None, a pattern matches nothing
@@ -115,9 +120,9 @@ def low_rank(
     Source: Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685, section 4.1. Ours has
     matrices that act from the right, and the variance of A depends on the number of inputs.
     """
-    settings = checked_settings(patterns, rank, alpha, stacked, parts)
+    settings = checked_settings(patterns, rank, alpha, stacked, parts, whole)
 
-    def init(key: Any, base_params: Params) -> dict[str, Factors]:
+    def init(key: Any, base_params: Params) -> dict[str, Factors | Difference]:
         return initial(settings, key, base_params)
 
     def apply(adapters: Any, base_params: Params) -> LoRAParams:
@@ -131,7 +136,10 @@ def low_rank(
                 _refuse_adapters_alone(params)
                 return drift(params, t, x, cond)
             check_factors(settings, params.base, params.adapters)
-            joined = beside_kernels(params.base, params.adapters, settings.scale)
+            factors = {k: part for k, part in params.adapters.items() if isinstance(part, Factors)}
+            joined = beside_kernels(
+                _with_differences(params.base, params.adapters, 1.0), factors, settings.scale
+            )
             return run_adapted(lambda: drift(joined, t, x, cond))
 
         return adapted
@@ -155,7 +163,7 @@ def low_rank(
         _, needed = dce_jaxpr(program, [True] * len(program.outvars))
         treedef = jax.tree.structure(adapters)
         by_name = jax.tree.unflatten(treedef, needed[: treedef.num_leaves])
-        return [name for name, factors in by_name.items() if not factors.b]
+        return [name for name, parts in by_name.items() if not parts[-1]]
 
     def merge(base_params: Params, adapters: Any) -> Params:
         return _in_dtypes_of(base_params, _shifted(settings, base_params, adapters, 1.0))
@@ -167,7 +175,9 @@ def low_rank(
 
 
 def _refuse_adapters_alone(params: Any) -> None:
-    if isinstance(params, Mapping) and any(isinstance(part, Factors) for part in params.values()):
+    if isinstance(params, Mapping) and any(
+        isinstance(part, Factors | Difference) for part in params.values()
+    ):
         raise ValueError(
             "an adapted drift was given adapters alone: give it LoRAParams(base_params, adapters), or parameters "
             "without adapters"
@@ -191,4 +201,18 @@ def _shifted(settings: Settings, params: Params, adapters: Any, sign: float) -> 
         return leaf.astype(dtype) + sign * update.astype(dtype)
 
     leaves = [shifted(name, leaf) for name, leaf in named_leaves(params).items()]
+    return _with_differences(jax.tree.unflatten(jax.tree.structure(params), leaves), adapters, sign)
+
+
+def _with_differences(params: Params, adapters: Mapping[str, Any], sign: float) -> Params:
+    """Parameters with the differences added, those in float32 at least."""
+
+    def changed(name: str, leaf: Any) -> Any:
+        difference = adapters.get(name)
+        if not isinstance(difference, Difference):
+            return leaf
+        dtype = jnp.promote_types(leaf.dtype, difference.delta.dtype)
+        return leaf.astype(dtype) + sign * difference.delta.astype(dtype)
+
+    leaves = [changed(name, leaf) for name, leaf in named_leaves(params).items()]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
