@@ -82,7 +82,14 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
     kept = params_folder(folder, name, None if is_base else config["seeds"][0], averaged)
     if not has_params(kept):
         raise ValueError(f"{folder} has no parameters {kept.name}: the run has not finished, or lost them")
-    return Pretrained(folder, name, module, event_shape, tuple(config.get("classes", ())), config.get("path"))
+    return Pretrained(
+        folder,
+        name,
+        module,
+        event_shape,
+        tuple(config.get("classes", ())),
+        config.get("config", {}).get("path"),
+    )
 
 
 def low_rank_of(
