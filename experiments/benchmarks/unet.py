@@ -31,7 +31,7 @@ from experiments.benchmarks.interleaved import (
     seconds_per_step,
 )
 from gft_jax.networks import UNet
-from gft_jax.networks.embeddings import sinusoids
+from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
 
 BATCH_SIZE, SIDES, COLOURS = 16, (16, 32), 3
 TITLE = f"torchcfm over gft_jax: training of a U-Net (1-2-2-2, 2 blocks, attention at 16), batch {BATCH_SIZE}, one core"
@@ -143,7 +143,7 @@ def check_same_function(model: Any, module: UNet, side: int) -> None:
     t, x = rng.random(2, np.float32), rng.standard_normal((2, side, side, COLOURS), np.float32)
     theirs_by_time = torch_unet.timestep_embedding
     torch_unet.timestep_embedding = lambda t, size: torch.from_numpy(
-        np.array(sinusoids(jnp.asarray(t.numpy()), size))
+        np.array(sinusoids(jnp.asarray(t.numpy()), flow_time_frequencies(size)))
     )
     try:
         with torch.no_grad():
