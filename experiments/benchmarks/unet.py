@@ -6,7 +6,6 @@ in the frequencies of t alone, which cost nothing. On top of this the library gu
 finite.
 """
 
-import copy
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch  # pyright: ignore[reportMissingImports]
 import torchcfm.models.unet.unet as torch_unet  # pyright: ignore[reportMissingImports]
-from torchcfm.conditional_flow_matching import (  # pyright: ignore[reportMissingImports]
-    ConditionalFlowMatcher,
-)
 
-import gft_jax as gft
+from experiments.benchmarks.beside_torch import Recipe, entrants
 from experiments.benchmarks.interleaved import (
     Comparison,
-    Entrant,
     Outcome,
     compare,
     rounds_at,
@@ -33,12 +27,10 @@ from experiments.benchmarks.interleaved import (
 from gft_jax.networks import UNet
 from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
 
-BATCH_SIZE, SIDES, COLOURS = 16, (16, 32), 3
-TITLE = f"torchcfm over gft_jax: training of a U-Net (1-2-2-2, 2 blocks, attention at 16), batch {BATCH_SIZE}, one core"
-CHUNK = 2
-LEARNING_RATE = 1e-4
-AVERAGING = 0.9999
-CLIP = 1.0
+SIDES, COLOURS = (16, 32), 3
+RECIPE = Recipe(batch_size=16, chunk=2, learning_rate=1e-4, averaging=0.9999, clip=1.0)
+NETWORK = "a U-Net (1-2-2-2, 2 blocks, attention at 16)"
+TITLE = f"torchcfm over gft_jax: training of {NETWORK}, batch {RECIPE.batch_size}, one core"
 ASKED = 0.75
 """How many times as fast as torchcfm the library is to be."""
 _TOLERANCE = 1e-4
@@ -147,8 +139,7 @@ def check_same_function(model: Any, module: UNet, side: int) -> None:
     )
     try:
         with torch.no_grad():
-            images = torch.from_numpy(np.moveaxis(x, 3, 1).copy())
-            theirs = np.moveaxis(model(torch.from_numpy(t), images).numpy(), 1, 3)
+            theirs = np.moveaxis(_velocity(model, torch.from_numpy(t), _to_torch(x)).numpy(), 1, 3)
     finally:
         torch_unet.timestep_embedding = theirs_by_time
     ours = np.asarray(jax.jit(module.apply)({"params": params_of(model)}, jnp.asarray(t), jnp.asarray(x)))
@@ -160,54 +151,12 @@ def check_same_function(model: Any, module: UNet, side: int) -> None:
         )
 
 
-def of_torchcfm(model: Any, data: np.ndarray, tuned: bool) -> Entrant:
-    """Training as torchcfm's example for CIFAR-10 does it, or with torch's fused Adam and one call for all averages."""
-    model, averaged = copy.deepcopy(model), copy.deepcopy(model)
-    rows = torch.from_numpy(np.moveaxis(data, 3, 1).copy())
-    matcher = ConditionalFlowMatcher(sigma=0.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=tuned or None)
-
-    def average() -> None:
-        source, target = model.state_dict(), averaged.state_dict()
-        if tuned:
-            torch._foreach_lerp_(list(target.values()), list(source.values()), 1.0 - AVERAGING)
-            return
-        for name in source:
-            target[name].data.copy_(target[name].data * AVERAGING + source[name].data * (1.0 - AVERAGING))
-
-    def run() -> None:
-        for _ in range(CHUNK):
-            optimizer.zero_grad()
-            x1 = rows[torch.randint(len(rows), (BATCH_SIZE,))]
-            t, x, velocity = matcher.sample_location_and_conditional_flow(torch.randn_like(x1), x1)
-            loss = torch.mean((model(t, x) - velocity) ** 2)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            optimizer.step()
-            average()
-
-    return Entrant(run, CHUNK)
+def _velocity(model: Any, t: Any, x: Any) -> Any:
+    return model(t, x)
 
 
-def of_library(module: UNet, params: Any, data: np.ndarray, in_chunks: bool) -> Entrant:
-    """Training with the library, pairing included: in chunks, or step by step."""
-    objective = gft.objectives.flow_matching(gft.drifts.from_linen(module), gft.paths.linear())
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LEARNING_RATE))
-    runner = gft.parallel.single_device(gft.finetuner(objective, optimizer, averaging=AVERAGING))
-    stream = gft.pairing.batches(data, batch_size=BATCH_SIZE, seed=0)
-    state, taken = runner.init(jax.random.key(0), params=params), 0
-
-    def run() -> None:
-        nonlocal state, taken
-        if in_chunks:
-            state, _ = runner.step_many(state, None, stream.many(taken, CHUNK))
-        else:
-            for step in range(taken, taken + CHUNK):
-                state, _ = runner.step(state, None, stream.batch(step))
-        taken += CHUNK
-        jax.block_until_ready(state)
-
-    return Entrant(run, CHUNK)
+def _to_torch(images: np.ndarray) -> Any:
+    return torch.from_numpy(np.moveaxis(images, 3, 1).copy())
 
 
 def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
@@ -224,20 +173,14 @@ def measure(widths: Sequence[int], rounds: int) -> list[Outcome]:
             print(f"measuring {channels} channels, {side} x {side} pixels", file=sys.stderr)
             model, module = model_of(channels, side), UNet(channels)
             check_same_function(model, module, side)
-            params = params_of(model)
             data = np.random.default_rng(0).standard_normal((256, side, side, COLOURS), np.float32)
-            entrants = {
-                "torchcfm": of_torchcfm(model, data, tuned=False),
-                "torchcfm, tuned": of_torchcfm(model, data, tuned=True),
-                "chunks": of_library(module, params, data, in_chunks=True),
-                "single": of_library(module, params, data, in_chunks=False),
-            }
+            programs = entrants(RECIPE, model, _velocity, _to_torch(data), module, params_of(model), data)
             asked = [
                 Comparison("torchcfm / library in single steps", "torchcfm", "single", at_least=ASKED),
                 Comparison("torchcfm / library in chunks", "torchcfm", "chunks", at_least=ASKED),
                 Comparison("tuned torchcfm / library in single steps", "torchcfm, tuned", "single"),
             ]
-            seconds = seconds_per_step(entrants, rounds_at(channels, rounds), warm_ups=1)
+            seconds = seconds_per_step(programs, rounds_at(channels, rounds), warm_ups=1)
             setting = f"{channels} channels, {side} x {side}"
             outcomes += [compare(setting, comparison, seconds) for comparison in asked]
     return outcomes
