@@ -30,7 +30,6 @@ _PACKAGES = ("gft_jax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy")
 _TORCHCFM = {"torch": "torch", "torchcfm": "torchcfm", "ot": "POT"}
 _SOLVERS = {"torchdiffeq": "torchdiffeq", "torchdyn": "torchdyn"}
 
-
 Which = Literal[
     "steps",
     "torchcfm",
@@ -48,6 +47,17 @@ Which = Literal[
     "lora",
     "distances",
 ]
+
+
+class _Request(NamedTuple):
+    """What was asked for on the command line."""
+
+    which: Which
+    rounds: int | None
+    widths: tuple[int, ...] | None
+    out: Path
+    one_core: bool
+    quick: bool
 
 
 class _Race(NamedTuple):
@@ -109,26 +119,20 @@ def benchmark(
         if points is not None:
             raise ValueError(f"--points is of distances: {which} has --rounds and --widths")
         run = {"cheaper": _cheaper, "pairing": _pairing, "sit": _sit, "lora": _lora}.get(which, _ratios)
-        text = run(which, rounds, widths, out, one_core, quick)
+        text = run(_Request(which, rounds, widths, out, one_core, quick))
     print(text)
     print(f"written to {out / which}.md and .json")
 
 
-def _ratios(
-    which: str,
-    rounds: int | None,
-    widths: tuple[int, ...] | None,
-    out: Path,
-    one_core: bool,
-    quick: bool,
-) -> str:
-    race = _RACES[which]
-    rounds, widths = race.rounds if rounds is None else rounds, race.widths if widths is None else widths
+def _ratios(request: _Request) -> str:
+    race = _RACES[request.which]
+    rounds = race.rounds if request.rounds is None else request.rounds
+    widths = race.widths if request.widths is None else request.widths
     if rounds < 1 or not widths or min(widths) < 1:
         raise ValueError(f"--rounds and --widths must be positive, got {rounds} and {widths}")
-    rounds, widths = (1, widths[:1]) if quick else (rounds, widths)
+    rounds, widths = (1, widths[:1]) if request.quick else (rounds, widths)
     _check_installed(race.extra)
-    if one_core or which in ("torchcfm", "unet"):
+    if request.one_core or request.which in ("torchcfm", "unet"):
         _pin_to_one_core()
     # Imported this late: JAX takes the number of its threads when it first looks at the cores it may use.
     program = importlib.import_module(f"experiments.benchmarks.{race.module}")
@@ -139,48 +143,36 @@ def _ratios(
     facts = {"rounds": {width: rounds_at(width, rounds) for width in widths}, **table.machine(packages)}
     outcomes = program.measure(widths, rounds)
     facts["load_at_end"] = table.machine(()).get("load")
-    return table.write(out, which, program.TITLE, facts, outcomes)
+    return table.write(request.out, request.which, program.TITLE, facts, outcomes)
 
 
-def _cheaper(
-    which: str,
-    rounds: int | None,
-    widths: tuple[int, ...] | None,
-    out: Path,
-    one_core: bool,
-    quick: bool,
-) -> str:
-    rounds, widths = 10 if rounds is None else rounds, (128,) if widths is None else widths
+def _cheaper(request: _Request) -> str:
+    rounds = 10 if request.rounds is None else request.rounds
+    widths = (128,) if request.widths is None else request.widths
     if rounds < 1 or len(widths) != 1 or widths[0] < 1:
         raise ValueError(f"cheaper takes --rounds >= 1 and one positive width, got {rounds} and {widths}")
-    if one_core:
+    if request.one_core:
         _pin_to_one_core()
     from experiments.benchmarks import cheaper, cheaper_page, table
 
-    plan = cheaper.plan_of(widths[0], 1 if quick else rounds, quick)
+    plan = cheaper.plan_of(widths[0], 1 if request.quick else rounds, request.quick)
     facts = table.machine(_PACKAGES)
-    outcome = cheaper.measure(plan, out / "base")
+    outcome = cheaper.measure(plan, request.out / "base")
     facts["load_at_end"] = table.machine(()).get("load")
-    flags = {"--one-core": one_core, "--quick": quick}
+    flags = {"--one-core": request.one_core, "--quick": request.quick}
     command = f"python -m experiments.benchmarks cheaper --widths {widths[0]} --rounds {rounds}"
     command += "".join(f" {flag}" for flag, given in flags.items() if given)
-    return cheaper_page.write(out, which, plan, outcome, command, facts)
+    return cheaper_page.write(request.out, request.which, plan, outcome, command, facts)
 
 
-def _pairing(
-    which: str,
-    rounds: int | None,
-    widths: tuple[int, ...] | None,
-    out: Path,
-    one_core: bool,
-    quick: bool,
-) -> str:
-    if one_core:
+def _pairing(request: _Request) -> str:
+    if request.one_core:
         _pin_to_one_core()
     from experiments.benchmarks import pairing, table
 
-    rounds = 1 if quick else 5 if rounds is None else rounds
-    rows = pairing.ROWS[:1] if quick else pairing.ROWS if widths is None else widths
+    rounds = 1 if request.quick else 5 if request.rounds is None else request.rounds
+    rows = pairing.ROWS if request.widths is None else request.widths
+    rows = pairing.ROWS[:1] if request.quick else rows
     if rounds < 1 or not rows or min(rows) < 2 or max(rows) > max(pairing.ROWS):
         most = max(pairing.ROWS)
         raise ValueError(
@@ -191,47 +183,33 @@ def _pairing(
     facts["load_at_end"] = table.machine(()).get("load")
     cells, found = [pairing.cells(cost) for cost in costs], [cost._asdict() for cost in costs]
     title = "Pairings in the plane, by the number of rows that are coupled at once"
-    return table.write_rows(out, which, title, facts, pairing.HEAD, cells, found)
+    return table.write_rows(request.out, request.which, title, facts, pairing.HEAD, cells, found)
 
 
-def _sit(
-    which: str,
-    rounds: int | None,
-    widths: tuple[int, ...] | None,
-    out: Path,
-    one_core: bool,
-    quick: bool,
-) -> str:
-    rounds = 1 if quick else 5 if rounds is None else rounds
-    if rounds < 1 or widths is not None:
-        raise ValueError(f"sit takes --rounds >= 1 and no --widths, got {rounds} and {widths}")
-    if one_core:
+def _sit(request: _Request) -> str:
+    rounds = 1 if request.quick else 5 if request.rounds is None else request.rounds
+    if rounds < 1 or request.widths is not None:
+        raise ValueError(f"sit takes --rounds >= 1 and no --widths, got {rounds} and {request.widths}")
+    if request.one_core:
         _pin_to_one_core()
     from experiments.benchmarks import sit, table
 
     facts = {"rounds": rounds, **table.machine(_PACKAGES)}
-    findings = list(sit.measure(rounds, quick))
+    findings = list(sit.measure(rounds, request.quick))
     facts["load_at_end"] = table.machine(()).get("load")
     cells, found = [sit.cells(each) for each in findings], [each._asdict() for each in findings]
-    return table.write_rows(out, which, sit.TITLE, facts, sit.HEAD, cells, found)
+    return table.write_rows(request.out, request.which, sit.TITLE, facts, sit.HEAD, cells, found)
 
 
-def _lora(
-    which: str,
-    rounds: int | None,
-    widths: tuple[int, ...] | None,
-    out: Path,
-    one_core: bool,
-    quick: bool,
-) -> str:
-    if (rounds, widths, one_core) != (None, None, False):
+def _lora(request: _Request) -> str:
+    if (request.rounds, request.widths, request.one_core) != (None, None, False):
         raise ValueError("lora takes none of --rounds, --widths and --one-core: nothing is timed")
     from experiments.benchmarks import lora, table
 
-    facts, found = table.machine(_PACKAGES), list(lora.measure(quick))
+    facts, found = table.machine(_PACKAGES), list(lora.measure(request.quick))
     rows = [each._asdict() for each in found]
     return table.write_rows(
-        out, which, lora.TITLE, facts, lora.HEAD, [lora.cells(each) for each in found], rows
+        request.out, request.which, lora.TITLE, facts, lora.HEAD, [lora.cells(each) for each in found], rows
     )
 
 

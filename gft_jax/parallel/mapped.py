@@ -72,9 +72,8 @@ def pmapped(tuner: FineTuner, devices: Sequence[Any] | None = None) -> Runner:
         def run(state: TrainState, base_params: Any, batch: Batch) -> tuple[TrainState, StepInfo]:
             check_divides(batch, num_local, row_axis)
             if num_processes == 1:
-                if getattr(
-                    batch.x0, "committed", False
-                ):  # to a device, as of rows that were put there ahead of time
+                # Rows that were put on a device ahead of time.
+                if getattr(batch.x0, "committed", False):
                     batch = jax.device_put(batch, rows)
                 return jitted(state, base_params, batch)
             # Under jit each process would have to give the rows of all.

@@ -68,10 +68,17 @@ def over_fsdp(num_parts: int, *, min_size: int = 4096) -> ShardingRule:
     num_parts, min_size = checked_count("num_parts", num_parts), checked_count("min_size", min_size)
 
     def rule(name: str, shape: tuple[int, ...]) -> PartitionSpec:
-        fitting = [axis for axis, length in enumerate(shape) if length % num_parts == 0]
-        if not fitting or num_parts == 1 or math.prod(shape) < min_size:
-            return PartitionSpec()
-        widest = max(fitting, key=lambda axis: shape[axis])
-        return PartitionSpec(*[None] * widest, FSDP)
+        by_length = sorted(range(len(shape)), key=lambda axis: -shape[axis])
+        return split_along(by_length, shape, num_parts, min_size)
 
     return rule
+
+
+def split_along(
+    preferred: Sequence[int], shape: tuple[int, ...], num_parts: int, min_size: int
+) -> PartitionSpec:
+    """Over "fsdp" along the first of the preferred axes that divides; whole, if none does or the array is small."""
+    fitting = [axis for axis in preferred if shape[axis] % num_parts == 0]
+    if not fitting or num_parts == 1 or math.prod(shape) < min_size:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * fitting[0], FSDP)

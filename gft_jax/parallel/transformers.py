@@ -1,11 +1,10 @@
 """How the parameters of `gft_jax.networks.SiT` are split over a mesh."""
 
-import math
 import re
 
 from jax.sharding import PartitionSpec
 
-from gft_jax.parallel.meshes import FSDP, ShardingRule
+from gft_jax.parallel.meshes import ShardingRule, split_along
 from gft_jax.sampling.arguments import checked_count
 
 # Their inputs are what attention, or the perceptron's first layer, gives out in parts.
@@ -36,12 +35,9 @@ def sit_rule(num_parts: int, *, min_size: int = 4096) -> ShardingRule:
     num_parts, min_size = checked_count("num_parts", num_parts), checked_count("min_size", min_size)
 
     def rule(name: str, shape: tuple[int, ...]) -> PartitionSpec:
-        if num_parts == 1 or math.prod(shape) < min_size:
-            return PartitionSpec()
         axes = [*range(len(shape))][1 if _STACKED.search(name) else 0 :]
         # The outputs are the last axis, the inputs the one before.
         preferred = sorted(axes[-2:], reverse=not _BY_INPUTS.search(name)) + axes[:-2]
-        fitting = [axis for axis in preferred if shape[axis] % num_parts == 0]
-        return PartitionSpec(*[None] * fitting[0], FSDP) if fitting else PartitionSpec()
+        return split_along(preferred, shape, num_parts, min_size)
 
     return rule

@@ -137,9 +137,8 @@ def low_rank(
                 return drift(params, t, x, cond)
             check_factors(settings, params.base, params.adapters)
             factors = {k: part for k, part in params.adapters.items() if isinstance(part, Factors)}
-            joined = beside_kernels(
-                _with_differences(params.base, params.adapters, 1.0), factors, settings.scale
-            )
+            base = _added(params.base, _differences(params.adapters), 1.0)
+            joined = beside_kernels(base, factors, settings.scale)
             return run_adapted(lambda: drift(joined, t, x, cond))
 
         return adapted
@@ -189,30 +188,25 @@ def _in_dtypes_of(params: Params, changed: Params) -> Params:
 
 
 def _shifted(settings: Settings, params: Params, adapters: Any, sign: float) -> Params:
-    """Parameters with the updates added, the changed ones in float32 at least."""
+    """Parameters with all updates added."""
     check_factors(settings, params, adapters)
     kernels = kernels_of(settings, params)
+    products = {name: update_of(settings, kernel, adapters[name]) for name, kernel in kernels.items()}
+    return _added(params, products | _differences(adapters), sign)
 
-    def shifted(name: str, leaf: Any) -> Any:
-        if name not in kernels:
+
+def _differences(adapters: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: part.delta for name, part in adapters.items() if isinstance(part, Difference)}
+
+
+def _added(params: Params, updates: Mapping[str, Array], sign: float) -> Params:
+    """Parameters with the updates of some of them added, those in float32 at least."""
+
+    def added(leaf: Any, update: Array | None) -> Any:
+        if update is None:
             return leaf
-        update = update_of(settings, kernels[name], adapters[name])
         dtype = jnp.promote_types(leaf.dtype, update.dtype)
         return leaf.astype(dtype) + sign * update.astype(dtype)
 
-    leaves = [shifted(name, leaf) for name, leaf in named_leaves(params).items()]
-    return _with_differences(jax.tree.unflatten(jax.tree.structure(params), leaves), adapters, sign)
-
-
-def _with_differences(params: Params, adapters: Mapping[str, Any], sign: float) -> Params:
-    """Parameters with the differences added, those in float32 at least."""
-
-    def changed(name: str, leaf: Any) -> Any:
-        difference = adapters.get(name)
-        if not isinstance(difference, Difference):
-            return leaf
-        dtype = jnp.promote_types(leaf.dtype, difference.delta.dtype)
-        return leaf.astype(dtype) + sign * difference.delta.astype(dtype)
-
-    leaves = [changed(name, leaf) for name, leaf in named_leaves(params).items()]
+    leaves = [added(leaf, updates.get(name)) for name, leaf in named_leaves(params).items()]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
