@@ -5,7 +5,7 @@ import pytest
 from prdc import compute_prdc
 from samples import normal, z_score
 
-from gft_jax.metrics import Prdc, prdc
+from gft_jax.metrics import Prdc, label_accuracy, prdc
 
 
 def test_prdc_agrees_with_the_reference_package(monkeypatch):
@@ -65,3 +65,45 @@ def test_prdc_checks_what_it_is_given():
         prdc(x, x[:, :1])
     with pytest.raises(ValueError, match=r"3 of 6 samples in x are not finite"):
         prdc(np.where(np.arange(6)[:, None] < 3, np.nan, x), x)
+
+
+def test_label_accuracy_of_overlapping_classes_is_that_of_cover_and_hart():
+    """One neighbour: the mean of eta^2 + (1 - eta)^2, with eta the probability of a class at a point."""
+    num, points = 4000, np.linspace(-6, 8, 2001)
+    density = np.exp(-(np.subtract.outer(points, [0.0, 2.0]) ** 2) / 2)
+    eta = density[:, 0] / density.sum(axis=1)
+    expected = np.average(eta**2 + (1 - eta) ** 2, weights=density.sum(axis=1))
+    told = known = np.arange(num) % 2
+    x, y = normal(num, 1) + 2 * told[:, None], normal(num, 1, seed=1) + 2 * known[:, None]
+    error = np.sqrt(expected * (1 - expected) / num)
+    assert abs(label_accuracy(x, told, y, known, num_neighbours=1) - expected) < 3 * error
+    # Labels that are ignored, and those of the other class.
+    ignored = label_accuracy(x, told[np.random.default_rng(0).permutation(num)], y, known, num_neighbours=1)
+    assert abs(ignored - 0.5) < 3 * np.sqrt(0.25 / num) < abs(expected - 0.5)
+    assert abs(label_accuracy(x, 1 - told, y, known, num_neighbours=1) - (1 - expected)) < 3 * error
+
+
+def test_label_accuracy_by_hand():
+    # 0.4 is nearer to 0 (class 7) than both of class 8 together weigh: 1/0.4 = 2.5 against 1/0.6 + 1/1.6 = 2.3.
+    real, known = np.array([0.0, 1.0, 2.0]), np.array([7, 8, 8])
+    assert (
+        label_accuracy(np.array([0.4, 0.4, 1.9]), np.array([7, 8, 8]), real, known, num_neighbours=3) == 2 / 3
+    )
+    assert (
+        label_accuracy(np.array([0.45]), np.array([8]), real, known, num_neighbours=3) == 1.0
+    )  # 2.2 against 2.5
+    assert label_accuracy(real, known, real, known, num_neighbours=3) == 1.0
+
+
+def test_label_accuracy_checks_what_it_is_given():
+    x, labels = normal(6, 2), np.arange(6) % 2
+    with pytest.raises(ValueError, match=r"y has 6 samples, fewer than num_neighbours=7"):
+        label_accuracy(x, labels, x, labels, num_neighbours=7)
+    with pytest.raises(ValueError, match=r"num_neighbours must be >= 1, got 0"):
+        label_accuracy(x, labels, x, labels, num_neighbours=0)
+    with pytest.raises(
+        ValueError, match=r"y_labels must be integers, one for each of 6 samples, got float64"
+    ):
+        label_accuracy(x, labels, x, labels.astype(float))
+    with pytest.raises(ValueError, match=r"labels must be integers, .* of shape \(5,\)"):
+        label_accuracy(x, labels[:5], x, labels)

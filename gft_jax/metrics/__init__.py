@@ -18,7 +18,7 @@ from gft_jax.metrics.kernels import (
     median_distance,
     squared_mmd,
 )
-from gft_jax.metrics.neighbours import Prdc, prdc
+from gft_jax.metrics.neighbours import Prdc, label_accuracy, prdc
 from gft_jax.metrics.path_geometry import (
     kinetic_energy,
     normalised_path_energy,
@@ -58,6 +58,7 @@ __all__ = [
     "instantaneous_variance",
     "kernel_distance",
     "kinetic_energy",
+    "label_accuracy",
     "mean_pairwise_distance",
     "median_distance",
     "normalised_path_energy",

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: fidelity and diversity by nearest neighbours."""
+"""Fidelity, diversity and recognised classes by nearest neighbours."""
 
 from typing import NamedTuple
 
@@ -72,6 +72,57 @@ def prdc(
         density=float(np.mean(num_balls)) / num_neighbours,
         coverage=covered / len(b),
     )
+
+
+def label_accuracy(
+    x: Shaped[Array | np.ndarray, "..."],
+    labels: Shaped[Array | np.ndarray, "..."],
+    y: Shaped[Array | np.ndarray, "..."],
+    y_labels: Shaped[Array | np.ndarray, "..."],
+    *,
+    num_neighbours: int = 5,
+) -> float:
+    """Share of generated samples that their neighbours among real ones take for the class they were told, in [0, 1].
+
+    A sample is of the class whose real samples among its ``num_neighbours`` nearest weigh most, each by the inverse of
+    its distance. Real samples have a share below 1 too, where classes overlap or y are few: report that of held-out
+    ones beside it. Copies of y reach 1. Samples that are told a class and ignore it reach the share of that class
+    among what they look like.
+
+    Args:
+        x: generated samples or their features ``[num_x, *event]``, at least one.
+        labels: the classes they were told, integers ``[num_x]``.
+        y: real ones ``[num_y, *event]``, at least num_neighbours; balanced as those that one would compare with.
+        y_labels: their classes, integers ``[num_y]``.
+        num_neighbours: >= 1.
+
+    Raises:
+        ValueError: for num_neighbours below one, too few samples, different events, samples that are not finite, labels
+            that are no integers or not one for each sample. A label that no real sample has counts as missed.
+
+    scikit-learn is imported here.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours must be >= 1, got {num_neighbours}")
+    a, b = flat_pair(x, y, least=1)
+    if len(b) < num_neighbours:
+        raise ValueError(
+            f"y has {len(b)} samples, fewer than num_neighbours={num_neighbours}: give more, or lower it"
+        )
+    told, known = _classes("labels", labels, len(a)), _classes("y_labels", y_labels, len(b))
+    judge = KNeighborsClassifier(num_neighbours, weights="distance").fit(b, known)
+    return float(np.mean(judge.predict(a) == told))
+
+
+def _classes(name: str, labels: Array | np.ndarray, num: int) -> np.ndarray:
+    classes = np.asarray(labels)
+    if classes.shape != (num,) or not np.issubdtype(classes.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be integers, one for each of {num} samples, got {classes.dtype} of shape {classes.shape}"
+        )
+    return classes
 
 
 def _radii(rows: np.ndarray, num_neighbours: int) -> np.ndarray:
