@@ -235,6 +235,27 @@ def test_images_that_are_missing_are_named_before_any_is_read(copy):
         wilds_rows(root, "rxrx1", "train")
 
 
+def test_a_run_pretrains_on_the_training_domains_and_goes_on_elsewhere(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["wilds", "--dataset", "fmow", "--root", str(root)]
+    for flags, domain in (
+        (["--pretrain"], "train"),
+        (["--base", "there"], "test"),
+        (["--base", "there", "--domain", "Africa"], "Africa"),
+    ):
+        config = train.parse([*common, *flags])
+        config.check()
+        expected = wilds_rows(root, "fmow", domain)
+        # The second time by what was kept of the first.
+        for _ in range(2):
+            assert config.rows(()).fingerprint == expected.fingerprint
+        assert config.facts() == {"shift": f"fmow, domain {domain}"}
+    kept = {f"fmow-{domain}-images.json" for domain in ("train", "test", "Africa")}
+    assert {path.name for path in (tmp_path / "runs" / "wilds").iterdir()} == kept
+    assert call(monkeypatch, train, *common, "--pretrain", "--domain", "val") == 2
+    assert "--domain is val; allowed is train, with --pretrain" in capsys.readouterr().err
+
+
 def test_the_program_says_how_to_get_the_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, train, "wilds", "--pretrain") == 2
