@@ -61,7 +61,7 @@ class Workbench:
         if name not in self._runners:
             method = self.method(name)
             tuner = gft.finetuner(method.objective, method.optimizer, method.cooling)
-            self._runners[name] = runner_of(self.config, tuner)
+            self._runners[name] = runner_of(self.config, tuner, self.module)
         return self._runners[name]
 
     def prepare(

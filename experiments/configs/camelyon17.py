@@ -1,7 +1,10 @@
-"""The small-image recipe of published flow matching on Camelyon17: a U-Net pretrained on three hospitals, for a fourth.
+"""The small-image recipe of published flow matching on Camelyon17: a U-Net pretrained on three hospitals, for another.
 
     python -m experiments.train camelyon17 --root data --pretrain --steps 100000 --out runs/camelyon17/base
     python -m experiments.train camelyon17 --root data --base runs/camelyon17/base
+
+The base is pretrained on the benchmark's "train", hospitals 0, 3 and 4 without their rows of "id_val", and fine-tuned
+on "test", hospital 2; `--domain val` is hospital 1.
 
 U-Net of 128 channels with multipliers 1-2-2-2 and two residual blocks a level (34.4 million parameters), batches of
 64, Adam at 1e-4, gradients clipped to norm 1, averaged parameters with decay 0.9999, exact optimal transport in each

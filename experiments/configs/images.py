@@ -101,6 +101,11 @@ class Images(Settings):
     """Share of the rows whose class is hidden from the drift, as guidance needs."""
     remat: bool = False
     """Compute the blocks of SiT again in the backward pass, which then takes less memory."""
+    scan: bool = False
+    """Run the blocks of SiT as a loop, which compiles in the time of one block; on CPU it also trains faster."""
+    fused_attention: bool = True
+    """Take cuDNN's attention, which needs less memory, where there can be one: in SiT, on NVIDIA GPUs of compute
+    capability 8 or more, with --precision bfloat16 and heads of a multiple of 8 features, up to 128."""
 
     lora_rank: int | None = None
     """Rank of a low-rank adaptation: the base stays as it is, and factors of updates are trained; and, whole, the
@@ -240,11 +245,11 @@ class Images(Settings):
                     f"{base.folder} is a network of samples of shape {base.event_shape}, and --data holds such of "
                     f"{found.event_shape} (height, width, channels); --size and --mode bring images to another shape"
                 )
-        if self.remat:
-            require(
-                hasattr(module, "remat"), "remat", True, f"off: {type(module).__name__} has no such setting"
-            )
-            module = module.clone(remat=True)
+        form: dict[str, Any] = {name: True for name in ("remat", "scan") if getattr(self, name)}
+        for name in form:
+            only = f"off: {type(module).__name__} has no such setting"
+            require(hasattr(module, name), name, True, only)
+        module = module.clone(**form)
         # Refuses shapes that the network does not take.
         jax.eval_shape(lambda: init_params(module, jax.random.key(0), found.event_shape))
         num_classes = getattr(module, "num_classes", None)

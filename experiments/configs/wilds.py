@@ -3,8 +3,10 @@
     python -m experiments.train wilds --root data --pretrain --out runs/wilds/base
     python -m experiments.train wilds --root data --base runs/wilds/base
 
-The first trains on the training domains, the second fine-tunes on a held-out one. The data must have been downloaded by
-the package ``wilds``; see `experiments.data.wilds` for the layouts.
+The first trains on the split "train" of the benchmark, the second fine-tunes on another, by default "test", whose
+domains are not those of training. Of either, the share --held-out is drawn at random to judge by; the in-distribution
+splits of the benchmark are splits by themselves, and part of neither. The data must have been downloaded by the package
+``wilds``; see `experiments.data.wilds` for the splits and the layouts.
 """
 
 from dataclasses import dataclass
@@ -32,8 +34,9 @@ class Wilds(Images):
     root: str = "data"
     """Folder that holds the downloaded folder of the benchmark, such as camelyon17_v1.0."""
     domain: str = "test"
-    """Domain to fine-tune on: val or test, or one hospital (1, 2), experiment (such as HEPG2-08) or region (such as
-    Africa). With --pretrain it is the training domains."""
+    """What to fine-tune on: the split test or val, or one hospital (1, 2), experiment (such as HEPG2-08) or region
+    (such as Africa) of them; or train, id_val or id_test, whose domains are those of training. With --pretrain it is
+    train."""
     num_images: int | None = None
     """Images at most, drawn at random, always the same ones; by default all."""
     folder: tyro.conf.Suppress[str] = ""
@@ -49,22 +52,24 @@ class Wilds(Images):
         for name in ("folder", "mode", "layout", "classes"):
             is_default = getattr(self, name) == getattr(type(self), name)
             require(is_default, name, getattr(self, name), "the default, which is that of the benchmark")
+        fits = not self.pretrain or self.domain in ("train", type(self).domain)
+        require(fits, "domain", self.domain, "train, with --pretrain")
         require(self.num_images is None or self.num_images >= 4, "num_images", self.num_images, "at least 4")
 
     def rows(self, classes: tuple[str, ...]) -> LabelledRows:
-        """Images of the training domains with --pretrain, else of the new one."""
+        """Images of the split "train" with --pretrain, else of the new domain."""
+        domain = "train" if self.pretrain else self.domain
         index = Path("runs") / self.experiment
         index.mkdir(parents=True, exist_ok=True)
         return wilds_rows(
             Path(self.root),
             self.dataset,
-            "train" if self.pretrain else self.domain,
+            domain,
             size=self.size,
             num_images=self.num_images,
-            index_file=index / f"{self.dataset}-images.json",
+            index_file=index / f"{self.dataset}-{domain}-images.json",
         )
 
     def facts(self) -> dict[str, Any]:
         """The shift."""
-        there = "training domains" if self.pretrain else f"domain {self.domain}"
-        return {"shift": f"{self.dataset}, {there}"}
+        return {"shift": f"{self.dataset}, domain {'train' if self.pretrain else self.domain}"}

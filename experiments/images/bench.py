@@ -10,7 +10,7 @@ import optax
 
 import gft_jax as gft
 from experiments.configs.images import Images, ImageTask
-from experiments.devices import runner_of
+from experiments.devices import fuses_attention, runner_of
 from experiments.evaluator import NOISE_SEED, Evaluate
 from experiments.files import read_json
 from experiments.images.evaluator import NUM_PAIRS, Sampler, by_parts, evaluator, floor
@@ -38,9 +38,13 @@ class ImageBench(Workbench):
     def __init__(self, config: Images, task: ImageTask):
         super().__init__(config, task.data, task.module)
         self.task = task
+        half = config.precision == "bfloat16"
+        if config.fused_attention and half and fuses_attention(task.module, jax.local_devices()[0]):
+            # The module that is kept with the run stays without it, which has no forward-mode derivative.
+            self.drift = gft.drifts.from_linen(task.module.clone(fused_attention=True))
         if task.lora is not None:
             self.drift = task.lora.on_activations(self.drift)
-        if config.precision == "bfloat16":
+        if half:
             self.drift = gft.drifts.in_precision(self.drift)
         self.sampler = Sampler(config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once)
 
@@ -64,7 +68,7 @@ class ImageBench(Workbench):
                 averaging=self.config.averaging,
                 num_microbatches=self.config.num_microbatches,
             )
-            self._runners[name] = runner_of(self.config, tuner)
+            self._runners[name] = runner_of(self.config, tuner, self.module)
         return self._runners[name]
 
     def prepare(
@@ -115,6 +119,8 @@ class ImageBench(Workbench):
                 params = loaded.params
                 if loaded.lora is not None and base.method != "base":
                     params = loaded.lora.merge(*loaded.params)
+                if getattr(self.module, "scan", False) and not getattr(base.module, "scan", False):
+                    params = gft.networks.stacked(params)
             keep(own, params)
         return params
 

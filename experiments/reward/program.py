@@ -126,7 +126,7 @@ class Bench:
                 parse_method(name), self.config, self.drift, self.path, self.problem.reward
             )
             tuner = gft.finetuner(objective, optimizer_of(self.config))
-            self._runners[name] = runner_of(self.config, tuner)
+            self._runners[name] = runner_of(self.config, tuner, self.module)
         return self._runners[name]
 
     def loop(self, folder: RunFolder, run: str, seed: int, stream: Batches) -> Loop:
