@@ -55,7 +55,7 @@ class Wilds(Images):
         """Images of the training domains with --pretrain, else of the new one."""
         index = Path("runs") / self.experiment
         index.mkdir(parents=True, exist_ok=True)
-        return wilds_rows(
+        found = wilds_rows(
             Path(self.root),
             self.dataset,
             "train" if self.pretrain else self.domain,
@@ -63,6 +63,7 @@ class Wilds(Images):
             num_images=self.num_images,
             index_file=index / f"{self.dataset}-images.json",
         )
+        return found._replace(has_own_numbers=True)
 
     def facts(self) -> dict[str, Any]:
         """The shift."""
