@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.digit_images import write_digits
 from experiments.data.class_numbers import in_network
+from experiments.data.digit_images import write_digits
 from experiments.data.division import divide, in_turn
 from experiments.data.image_rows import MOST_CLASSES, folder_rows, latent_rows, read
 from gft_jax.data import inspection
@@ -71,7 +71,9 @@ def test_classes_that_a_base_knows_by_name_have_its_numbers(digits):
 def test_classes_that_a_base_does_not_know_take_its_first_numbers():
     numbers, names = in_network(["cat", "dog"], ["a", "b", "c"], 3)
     assert (numbers.tolist(), names) == ([0, 1], ("cat", "dog", "c"))
-    with pytest.raises(ValueError, match=r"have 4 classes \(p, q, r, s\), and the network of the base has 3:"):
+    with pytest.raises(
+        ValueError, match=r"have 4 classes \(p, q, r, s\), and the network of the base has 3:"
+    ):
         in_network(list("pqrs"), ["a", "b", "c"], 3)
 
 
@@ -118,13 +120,18 @@ def test_one_image_is_read_until_the_rest_is_asked_for_and_none_twice(digits, tm
     looked = []
     reader = inspection._read
     monkeypatch.setattr(inspection, "_read", lambda path: looked.append(path.name) or reader(path))
-    first = folder_rows(digits / "old", None, None, (), tmp_path / "index.json")
+    index = tmp_path / "made" / "index.json"
+    first = folder_rows(digits / "old", None, None, (), index)
     assert (len(looked), len(first.rows), first.event_shape) == (1, 50, (4, 4, 1))
+    assert not index.parent.exists()
     whole = first.opened()
     assert len(looked) == 51
     np.testing.assert_array_equal(whole.rows[np.array([7])], first.rows[np.array([7])])
-    folder_rows(digits / "old", None, None, (), tmp_path / "index.json").opened()
+    folder_rows(digits / "old", None, None, (), index).opened()
     assert len(looked) == 52
+    # Where no index can be written, all are read again.
+    folder_rows(digits / "old", None, None, (), index / "below a file" / "index.json").opened()
+    assert len(looked) == 103
 
 
 def test_all_images_that_cannot_be_read_are_named_although_the_first_is_one(digits, tmp_path):
@@ -162,7 +169,10 @@ def test_latents_may_have_their_channels_first(tmp_path):
         ({"latents": np.zeros((3, 2, 2, 1), np.int32)}, "allowed are floating-point"),
         ({"latents": np.zeros((3, 2, 2, 1), np.float32), "labels": np.zeros(2, int)}, "one for each row"),
         ({"latents": np.zeros((3, 2, 2, 1), np.float32), "labels": np.array([0, -1, 1])}, "from 0 on"),
-        ({"latents": np.zeros((3, 2, 2, 1), np.float32), "labels": np.zeros(3)}, "dtype float64; allowed are int"),
+        (
+            {"latents": np.zeros((3, 2, 2, 1), np.float32), "labels": np.zeros(3)},
+            "dtype float64; allowed are int",
+        ),
         (
             {"latents": np.zeros((3, 2, 2, 1), np.float32), "labels": np.array([0, 10**9, 2**40])},
             f"go up to {2**40}; allowed are numbers of classes, below {MOST_CLASSES}",

@@ -26,7 +26,9 @@ class Use(NamedTuple):
 
 USES = (
     Use(
-        ("learning_rate",), lambda c: set(c.methods) != {PRETRAINING}, "from-scratch is trained at --base-learning-rate"
+        ("learning_rate",),
+        lambda c: set(c.methods) != {PRETRAINING},
+        "from-scratch is trained at --base-learning-rate",
     ),
     Use(("base_learning_rate",), lambda c: PRETRAINING in c.methods, "from-scratch alone is trained at it"),
     Use(
@@ -45,7 +47,9 @@ USES = (
     Use(("num_heads",), lambda c: c.network != "mlp", "a perceptron has no attention"),
     Use(("remat",), lambda c: not c.pretrain or c.network == "sit", "it is a setting of --network sit"),
     Use(
-        ("lora_alpha", "lora_patterns"), lambda c: c.lora_rank is not None, "without --lora-rank there are no adapters"
+        ("lora_alpha", "lora_patterns"),
+        lambda c: c.lora_rank is not None,
+        "without --lora-rank there are no adapters",
     ),
 )
 """What is told apart by the settings; `check_unused` is for what the data or the base decide."""

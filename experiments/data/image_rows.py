@@ -119,15 +119,7 @@ def folder_rows(
         raise ValueError(f"--data is {folder}, which is no folder and no .npz file; see --help")
     listing = list_images(folder, classes or None)
     labels = None if listing.labels is None else np.array(listing.labels, np.int32)
-    rows = ListedImages(
-        folder,
-        listing.names,
-        labels=labels,
-        classes=listing.classes,
-        size=size,
-        mode=mode,
-        index_file=index_file,
-    )
+    rows = ListedImages(folder, listing.names, size=size, mode=mode, index_file=index_file)
     return LabelledRows(rows, labels, listing.classes, fingerprint(listing.names, labels))
 
 

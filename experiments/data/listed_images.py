@@ -23,11 +23,12 @@ class ListedImages:
     Args:
         folder: as of `gft_jax.data.image_files`, like all below.
         names: see there.
-        labels: see there.
-        classes: see there.
         size: see there.
         mode: see there.
-        index_file: see there.
+        index_file: see there; its folder is made when all are read. Where it cannot be written, all are read each time.
+
+    Raises:
+        ValueError: if the first image cannot be read; names all that cannot.
     """
 
     finite = True
@@ -38,29 +39,18 @@ class ListedImages:
         folder: Path,
         names: Sequence[str],
         *,
-        labels: Sequence[int] | np.ndarray | None,
-        classes: Sequence[str],
         size: int | None,
         mode: Mode | None,
         index_file: Path | None,
     ) -> None:
         self.folder, self.names = folder, tuple(names)
-        self._open = functools.partial(
-            gft.data.image_files,
-            folder,
-            names,
-            labels=labels,
-            classes=classes,
-            size=size,
-            mode=mode,
-            index_file=index_file,
-        )
+        self._open = functools.partial(gft.data.image_files, folder, size=size, mode=mode)
+        self._index_file = index_file
         try:
-            first = gft.data.image_files(folder, names[:1], size=size, mode=mode)
+            first = self._open(names[:1])
         except ValueError:
-            first = (
-                self.opened
-            )  # which is refused for all images that cannot be read, not for the first alone
+            # Refused for all images that cannot be read, not for the first alone.
+            first = self.opened
         self.shape = (len(names), *first.shape[1:])
 
     @functools.cached_property
@@ -70,7 +60,7 @@ class ListedImages:
         Raises:
             ValueError: if images cannot be read, or are not of the same size and mode.
         """
-        return self._open()
+        return self._open(self.names, index_file=_writable(self._index_file))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -79,12 +69,17 @@ class ListedImages:
         return self.opened[index]
 
 
-def index_file_of(folder: Path, root: Path) -> Path | None:
-    """Where what the images of a folder are is kept between runs: a file below a root; None if none can be written."""
-    place, whole = root / "images", folder.resolve()
+def index_file_of(folder: Path, root: Path) -> Path:
+    """Where what the images of a folder are is kept between runs, below a root."""
+    whole = folder.resolve()
+    return root / "index" / f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}.json"
+
+
+def _writable(file: Path | None) -> Path | None:
+    if file is None:
+        return None
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
-    return place / f"{whole.name}-{digest}.json" if os.access(place, os.W_OK) else None
+    return file if os.access(file.parent, os.W_OK) else None
