@@ -104,8 +104,10 @@ def test_a_base_without_names_takes_numbers_alone():
             in_network(wrong, (), 11)
 
 
-def test_numbers_of_the_data_themselves_stand(tmp_path):
+def test_numbers_of_the_data_themselves_stand(digits, tmp_path):
     """Labels of a file are numbers of the base, whose names they get; a benchmark has numbers for a base without."""
+    folders = folder_rows(digits / "new", None, None, ())
+    assert folders.numbered_as((), 10).labels.tolist() == [5 + label for label in folders.labels]
     np.savez(tmp_path / "x.npz", latents=np.zeros((3, 2, 2, 1), np.float32), labels=np.array([2, 0, 2]))
     found = latent_rows(tmp_path / "x.npz", "nhwc", ())
     named = found.numbered_as(("a", "b"), 3)

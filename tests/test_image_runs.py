@@ -11,6 +11,7 @@ from programs import call
 
 import gft_jax as gft
 from experiments import evaluate, report, sample, train
+from experiments.configs import images
 from experiments.configs.images import Images
 from experiments.data.digit_images import write_digits
 from experiments.images import task
@@ -213,6 +214,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_made(
     looked = []
     reader = inspection._read
     monkeypatch.setattr(inspection, "_read", lambda path: looked.append(path) or reader(path))
+    monkeypatch.setattr(images, "index_file_of", lambda folder, root: None)
     assert call(monkeypatch, train, "images", *arguments, "--out", "refused") == 2
     assert message in capsys.readouterr().err
     assert not (others / "refused").exists()
@@ -261,14 +263,14 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_made(
 def test_settings_that_would_be_passed_over_are_refused(refused, told, accepted):
     """And accepted where they count."""
 
-    def images(**settings):
+    def config(**settings):
         base = None if settings.get("pretrain") else "base"
         return Images(**{"folder": "x", "base": base, **settings})
 
     with pytest.raises(ValueError, match=told):
-        images(**refused).check()
+        config(**refused).check()
     pretrains = {"pretrain": False} if "pretrain" in refused and "network" not in accepted else {}
-    images(**refused | pretrains | accepted).check()
+    config(**refused | pretrains | accepted).check()
 
 
 def test_images_that_do_not_fit_each_other_are_refused_before_a_run_is_made(

@@ -8,6 +8,7 @@ from PIL import Image
 from programs import call
 
 from experiments import train
+from experiments.configs.wilds import Wilds
 from experiments.data.wilds import wilds_rows
 
 _TIMES = ("2009-05-01T10:00:00Z", "2014-05-01T10:00:00Z", "2016-01-01T10:00:00Z", "2017-01-01T10:00:00Z")
@@ -105,6 +106,13 @@ def test_a_subset_is_always_the_same_one(root):
     some = [wilds_rows(root, "camelyon17", "train", num_images=2) for _ in range(2)]
     assert len(some[0].rows) == 2
     assert some[0].fingerprint == some[1].fingerprint
+
+
+def test_classes_of_a_benchmark_have_its_numbers_for_a_base_that_knows_no_names(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = Wilds(root=str(root), dataset="fmow", domain="val", base="base").rows(())
+    assert found.numbered_as((), 1000).labels.tolist() == [0]
+    assert found.numbered_as(("zoo", "airport"), 2).labels.tolist() == [1]
 
 
 def test_what_is_not_there_is_named(root, tmp_path):
