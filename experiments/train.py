@@ -114,7 +114,6 @@ def adapt(config: Settings) -> RunFolder:
     """Adapts the base to new data by every method and seed."""
     check_devices(config)
     task = config.task() if isinstance(config, Images) else None
-    data = config.data() if task is None else task.data
     root = ROOT / config.experiment
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
     facts |= {"num_evaluations": config.sampling_steps} | ({} if task is None else task.facts)
@@ -123,9 +122,10 @@ def adapt(config: Settings) -> RunFolder:
     if isinstance(config, Images) and task is not None:
         bench = ImageBench(config, task)
     else:
+        data = config.data()
         bench = TerminalBench(config, data) if isinstance(config, Terminal) else Workbench(config, data)
     base_params, evaluate, base_samples = bench.prepare(folder, root / "base")
-    samples, final = {"real": data.held_out, "base": base_samples}, {"base": base_params}
+    samples, final = {"real": bench.data.held_out, "base": base_samples}, {"base": base_params}
     planar = is_planar(bench.event_shape)
     first = config.seeds[0]
     for seed in config.seeds:

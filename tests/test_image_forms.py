@@ -126,7 +126,9 @@ def test_blocks_in_a_loop_go_on_from_a_base_without(inside, monkeypatch, folder,
     for name in ("scan", "remat"):
         unet = ["images", "--data", "digits/new", "--pretrain", *TINY, "--methods", "from-scratch"]
         assert call(monkeypatch, train, *unet, f"--{name}", "--out", "refused") == 2
-        assert f"--{name} is True; allowed is off: UNet has no such setting" in capsys.readouterr().err
+        assert f"--{name} is True; allowed is the default, False: it is a setting of --network sit" in (
+            capsys.readouterr().err
+        )
 
 
 @pytest.mark.slow

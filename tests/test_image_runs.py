@@ -6,11 +6,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from programs import call
 
 import gft_jax as gft
 from experiments import evaluate, report, sample, train
+from experiments.configs import images
+from experiments.configs.images import Images
 from experiments.data.digit_images import write_digits
+from experiments.images import task
+from experiments.images.networks import pretrained
+from gft_jax.data import inspection
+from gft_jax.loading import describe_model
 from gft_jax.networks.lora import LoRAParams
 
 DIGITS = [str(number) for number in range(10)]
@@ -123,57 +130,178 @@ def test_the_report_shows_samples_by_step(inside):
     assert (inside / "again" / "images_by_step.png").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "nowhere", "--base", "base"], "no folder and no .npz file"),
-        (["--data", "digits/new"], "--base is None"),
-        (["--data", "digits/new", "--base", "base", "--pretrain"], "--pretrain"),
-        (["--data", "digits/new", "--base", "nowhere"], "no such folder"),
-        (["--data", "digits/new", "--base", "digits"], "it has no model.json"),
-        (["--data", "digits/new", "--base", "base", "--base-method", "plain"], "has: from-scratch, base"),
-        (["--data", "digits/new", "--base", "base", "--path", "trigonometric"], "that of base, linear"),
-        (["--data", "digits/new", "--base", "base", "--size", "6"], "(6, 6, 1)"),
-        (["--data", "digits/new", "--base", "base", "--mode", "RGB"], "(4, 4, 3)"),
-        (["--data", "digits", "--base", "base", "--classes", *"abcdefghijk"], "does not name"),
-        (["--data", "wide", "--base", "base"], "10"),
-        (["--data", "four.npz", "--base", "base"], "(4, 4, 4)"),
-        (["--data", "many.npz", "--base", "base"], "10"),
-        (["--data", "plain.npz", "--base", "base", "--guidance", "2"], "1, without classes"),
-        (
-            ["--data", "digits/new", "--base", "base", "--coupling", "semi-discrete"],
-            "does not respect classes",
-        ),
-        (["--data", "digits/new", "--base", "base", "--features", "nothing:here"], "MODULE:FUNCTION"),
-        (["--data", "digits/new", "--base", "base", "--lora-rank", "2", "--lora-patterns", "*/qkv"], "*/qkv"),
-        (["--data", "digits/new", "--base", "base", "--lora-alpha", "2"], "--lora-rank"),
-        (
-            ["--data", "digits/new", "--base", "base", "--lora-rank", "2", "--methods", "l2-sp"],
-            "adapters alone",
-        ),
-        (["--data", "digits/new", "--base", "base", "--remat"], "has no such setting"),
-        (["--data", "digits/new", "--base", "base", "--num-microbatches", "3"], "a divisor of batch_size"),
-        (
-            ["--data", "digits/new", "--pretrain", "--network", "sit", "--patch-size", "3", "--hidden", "8"],
-            "patch",
-        ),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_before_anything_is_made(
-    inside, monkeypatch, capsys, arguments, message
-):
+def to_new(*more):
+    return ["--data", "digits/new", "--base", "base", *more]
+
+
+def pretraining(*more):
+    return ["--data", "digits/new", "--pretrain", *more]
+
+
+@pytest.fixture
+def others(inside):
+    """More data beside the digits."""
     if not (inside / "four.npz").exists():
         rng = np.random.default_rng(0)
         write_digits(inside / "wide", side=4, num_per_class=2)
         for number in range(9):
             shutil.copytree(inside / "wide" / "new" / "5", inside / "wide" / f"x{number}")
+        shutil.copytree(inside / "digits" / "new" / "5", inside / "partly" / "5")
+        shutil.copytree(inside / "digits" / "new" / "6", inside / "partly" / "six")
         latents = rng.normal(size=(8, 4, 4, 4)).astype(np.float32)
         np.savez(inside / "four.npz", latents=latents, labels=np.zeros(8, int))
         np.savez(inside / "many.npz", latents=latents[..., :1], labels=np.full(8, 10))
         np.savez(inside / "plain.npz", latents=latents[..., :1])
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere", "--base", "base"], "--data is nowhere, which is no folder and no .npz file"),
+        (["--base", "base"], "--data is not given; allowed is a folder of images, or a .npz file"),
+        (["--data", "digits/new"], "--base is None; allowed is a folder, or else --pretrain"),
+        (to_new("--pretrain"), "--base is base; allowed is a folder, or else --pretrain"),
+        (["--data", "digits/new", "--base", "nowhere"], "--base is nowhere, and there is no such folder"),
+        (["--data", "digits/new", "--base", "digits"], "it has no model.json"),
+        (to_new("--base-method", "plain"), "--base-method is plain; base has: from-scratch, base"),
+        (to_new("--path", "trigonometric"), "--path is trigonometric; allowed is that of base, linear"),
+        (to_new("--size", "6"), "of shape (4, 4, 1), and --data holds such of (6, 6, 1)"),
+        (to_new("--mode", "RGB"), "of shape (4, 4, 1), and --data holds such of (4, 4, 3)"),
+        (["--data", "digits", "--base", "base", "--classes", *"abcdefghij"], "does not name new, old"),
+        (to_new("--classes", *"abcdefghijk"), "names 11 classes, and the network of base has 10"),
+        (
+            ["--data", "wide", "--base", "base"],
+            "have 11 classes (new, old, x0, x1, x2 and 6 more), and the network",
+        ),
+        (
+            ["--data", "partly", "--base", "base"],
+            "known are 5; unknown are six. Give the number of each: --classes",
+        ),
+        (["--data", "four.npz", "--base", "base"], "(4, 4, 1), and --data holds such of (4, 4, 4)"),
+        (
+            ["--data", "many.npz", "--base", "base"],
+            "8 of 8 labels are out of range: rows [0, 1, 2, 3, 4] hold [10",
+        ),
+        (["--data", "plain.npz", "--base", "base", "--guidance", "2"], "1, since the data have no classes"),
+        (
+            ["--data", "plain.npz", "--base", "base", "--label-dropout", "0.2"],
+            "0.1: the data have no classes",
+        ),
+        (
+            to_new("--coupling", "semi-discrete"),
+            "--coupling is semi-discrete, which does not respect classes",
+        ),
+        (to_new("--features", "nothing:here"), "--features is nothing:here, allowed is MODULE:FUNCTION"),
+        (
+            to_new("--lora-rank", "2", "--lora-patterns", "*/qkv"),
+            "the pattern '*/qkv' matches nothing; there are block_0",
+        ),
+        (to_new("--lora-rank", "2", "--methods", "l2-sp"), "with --lora-rank there are adapters alone"),
+        (to_new("--remat"), "--remat is True; allowed is off: ResidualMLP has no such setting"),
+        (to_new("--num-microbatches", "3"), "--num-microbatches is 3; allowed is a divisor of batch_size=64"),
+        (
+            pretraining("--network", "sit", "--patch-size", "3", "--hidden", "8"),
+            "whose sides are multiples of patch_size=3",
+        ),
+        (pretraining("--hidden", "6"), "num_heads=4 does not divide the width 6"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_made(
+    others, monkeypatch, capsys, arguments, message
+):
+    """And before more than one image is read."""
+    looked = []
+    reader = inspection._read
+    monkeypatch.setattr(inspection, "_read", lambda path: looked.append(path) or reader(path))
+    monkeypatch.setattr(images, "index_file_of", lambda folder, root: None)
     assert call(monkeypatch, train, "images", *arguments, "--out", "refused") == 2
     assert message in capsys.readouterr().err
-    assert not (inside / "refused").exists()
+    assert not (others / "refused").exists()
+    assert len(looked) <= 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "told", "accepted"),
+    [
+        ({"pretrain": True, "learning_rate": 1.0}, "--learning-rate is 1.0; .* at --base-learning-rate", {}),
+        (
+            {"base_learning_rate": 1.0},
+            "from-scratch alone is trained at it",
+            {"pretrain": True, "base": None},
+        ),
+        ({"pretrain": True, "base_every": 2}, "--base-every .*: --pretrain has no base", {"batch_size": 8}),
+        (
+            {"folder": "x.npz", "size": 8},
+            "--size is 8; .* None: latents are taken as they are",
+            {"folder": "x"},
+        ),
+        ({"folder": "x.npz", "mode": "L"}, "--mode is L; .* None: latents are taken", {"folder": "x"}),
+        ({"layout": "nchw"}, "--layout is nchw; .* nhwc: it is that of latents", {"folder": "x.npz"}),
+        ({"network": "sit"}, "--network is sit; .* unet: the network is that of --base", {"pretrain": True}),
+        ({"hidden": 32}, "--hidden is 32; .* 64: the network is that of --base", {"pretrain": True}),
+        (
+            {"pretrain": True, "network": "sit", "attention": (4,)},
+            "--attention is .* a setting of --network unet",
+            {"network": "unet"},
+        ),
+        (
+            {"pretrain": True, "network": "mlp", "multipliers": (1,)},
+            "--multipliers is .* a setting of --network unet",
+            {"network": "unet"},
+        ),
+        ({"pretrain": True, "patch_size": 4}, "--patch-size is 4; .* of --network sit", {"network": "sit"}),
+        (
+            {"pretrain": True, "network": "mlp", "num_heads": 2},
+            "--num-heads is 2; .* has no attention",
+            {"network": "sit"},
+        ),
+        ({"pretrain": True, "remat": True}, "--remat is True; .* of --network sit", {"network": "sit"}),
+        ({"lora_alpha": 2.0}, "--lora-alpha is 2.0; .* without --lora-rank", {"lora_rank": 2}),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused(refused, told, accepted):
+    """And accepted where they count."""
+
+    def config(**settings):
+        base = None if settings.get("pretrain") else "base"
+        return Images(**{"folder": "x", "base": base, **settings})
+
+    with pytest.raises(ValueError, match=told):
+        config(**refused).check()
+    pretrains = {"pretrain": False} if "pretrain" in refused and "network" not in accepted else {}
+    config(**refused | pretrains | accepted).check()
+
+
+def test_images_that_do_not_fit_each_other_are_refused_before_a_run_is_made(
+    inside, monkeypatch, capsys, tmp_path
+):
+    shutil.copytree(inside / "digits" / "new", tmp_path / "mixed")
+    Image.new("L", (6, 6)).save(tmp_path / "mixed" / "9" / "z.png")
+    run = ["--data", str(tmp_path / "mixed"), "--base", "base", "--out", str(tmp_path / "run")]
+    assert call(monkeypatch, train, "images", *run) == 2
+    assert "have 2 sizes (height x width): 4 x 4: 30 images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_semi_discrete_coupling_is_for_data_that_are_held_at_once(others, monkeypatch):
+    """Six images of 16 numbers are 384 bytes."""
+    config = Images(folder="plain.npz", base="base", coupling="semi-discrete")
+    monkeypatch.setattr(task, "IN_MEMORY", 384)
+    assert len(config.data().target) == 6
+    monkeypatch.setattr(task, "IN_MEMORY", 383)
+    with pytest.raises(ValueError, match="semi-discrete, which holds all data of fine-tuning at once"):
+        config.task()
+
+
+@pytest.mark.parametrize(
+    "condition", [{"cond_features": 3}, {"num_classes": {"kind": 2}}], ids=["vector", "labels by name"]
+)
+def test_a_base_with_another_condition_than_one_class_is_refused(tmp_path, condition):
+    describe_model(tmp_path, gft.networks.ResidualMLP(hidden=8, depth=1, **condition), (4, 4, 1))
+    [name] = condition
+    with pytest.raises(ValueError, match=f"has {name}=.*: its condition is more than the class of an image"):
+        pretrained(tmp_path, None)
 
 
 def test_a_run_is_not_continued_on_other_images(inside, monkeypatch, capsys):

@@ -78,10 +78,12 @@ def test_a_pretrained_network_of_images_is_fine_tuned_over_two_processes(tmp_pat
     write_digits(tmp_path / "digits", side=4, num_per_class=6)
     program = shlex.split(
         "-m experiments.train images --steps 2 --eval-every 1 --batch-size 8 --num-evaluated 5 --held-out 0.5 "
-        "--sampling-steps 2 --network mlp --hidden 8 --depth 1 --learning-rate 1e-3 --data"
+        "--sampling-steps 2 --data"
     )
+    pretraining = shlex.split("--pretrain --network mlp --hidden 8 --depth 1 --out")
+    together([[*program, tmp_path / "digits" / "old", *pretraining, tmp_path / "base"]], 1)
     base, tuned = ["--base", tmp_path / "base", "--methods", "gradual-linear"], tmp_path / "digits" / "new"
-    together([[*program, tmp_path / "digits" / "old", "--pretrain", "--out", tmp_path / "base"]], 1)
+    base += ["--learning-rate", "1e-3"]
     joining = ["--parallel", "pmap", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
     two = [*program, tuned, *base, *joining, "--out", tmp_path / "two", "--process-id"]
     together([[*two, process] for process in (0, 1)], 2)

@@ -9,6 +9,7 @@ from PIL import Image
 from programs import call
 
 from experiments import train
+from experiments.configs.wilds import Wilds
 from experiments.data.wilds import wilds_rows
 
 CENTERS = ((0, 0), (3, 0), (1, 0), (1, 1), (2, 0), (2, 1), (4, 0), (4, 1), (0, 1))
@@ -248,12 +249,19 @@ def test_a_run_pretrains_on_the_training_domains_and_goes_on_elsewhere(root, tmp
         expected = wilds_rows(root, "fmow", domain)
         # The second time by what was kept of the first.
         for _ in range(2):
-            assert config.rows(()).fingerprint == expected.fingerprint
+            assert config.rows(()).opened().fingerprint == expected.fingerprint
         assert config.facts() == {"shift": f"fmow, domain {domain}"}
     kept = {f"fmow-{domain}-images.json" for domain in ("train", "test", "Africa")}
     assert {path.name for path in (tmp_path / "runs" / "wilds").iterdir()} == kept
     assert call(monkeypatch, train, *common, "--pretrain", "--domain", "val") == 2
     assert "--domain is val; allowed is train, with --pretrain" in capsys.readouterr().err
+
+
+def test_classes_of_a_benchmark_have_its_numbers_for_a_base_that_knows_no_names(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = Wilds(root=str(root), dataset="fmow", domain="val", base="base").rows(())
+    assert found.numbered_as((), 1000).labels.tolist() == [0, 1, 0]
+    assert found.numbered_as(("zoo", "airport"), 2).labels.tolist() == [1, 0, 1]
 
 
 def test_the_program_says_how_to_get_the_data(tmp_path, monkeypatch, capsys):

@@ -10,41 +10,18 @@ times and what came out.
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
-import jax
 import tyro
-from flax import linen
 
+from experiments.configs.image_checks import PRETRAINING, check_images
 from experiments.configs.settings import MethodName, Settings, require
-from experiments.data.image_rows import NUM_SHOWN, LabelledRows, Layout, folder_rows, latent_rows, split
+from experiments.data.image_rows import LabelledRows, Layout, folder_rows, latent_rows
+from experiments.data.listed_images import index_file_of
 from experiments.data.shifted import ShiftedData
 from experiments.images.evaluator import Features
-from experiments.images.networks import NetworkName, Pretrained, low_rank_of, network_of, pretrained
-from gft_jax.loading import init_params
-from gft_jax.networks.lora import LowRank
-from gft_jax.pairing.checks import check_labels
-
-PRETRAINING: MethodName = "from-scratch"
-
-
-class ImageTask(NamedTuple):
-    """What a run trains on, and what it trains."""
-
-    data: ShiftedData
-    """``labels`` are None where the network knows no classes."""
-    module: linen.Module
-    base: Pretrained | None
-    """None where the network is pretrained now."""
-    lora: LowRank | None
-    """The low-rank adaptation; None where all parameters are trained."""
-    facts: dict[str, Any]
-    """What config.json, and so the page, says of them."""
-
-    @property
-    def num_classes(self) -> int | None:
-        """Classes that the network knows, where the data have any; else None."""
-        return None if self.data.labels is None else getattr(self.module, "num_classes", None)
+from experiments.images.networks import NetworkName, Pretrained, pretrained
+from experiments.images.task import ImageTask, task_of
 
 
 @dataclass(frozen=True)
@@ -68,14 +45,18 @@ class Images(Settings):
     """Methods to compare, in the order of the report."""
 
     size: int | None = None
-    """Height and width to which images are cropped and resized; by default they are left as they are."""
+    """Height and width to which images are cropped and resized; by default they are left as they are. Not for
+    latents."""
     mode: Literal["L", "RGB", "RGBA"] | None = None
     """How images are read: grey, in colour, or with transparency; by default as they are."""
     layout: Layout = "nhwc"
     """Order of the axes of latents: channels last, or behind the number."""
     classes: tuple[str, ...] = ()
-    """Names of the classes in the order of their labels; some may have no images. By default those of the base, where
-    it was trained by this program and they hold all that are here, else the class folders, sorted."""
+    """Names of the classes in the order of their numbers; some may have no images. By default, with --pretrain, the
+    class folders, sorted. With --base the folders are looked up there: if it knows all names, they have its numbers; if
+    it knows none, they take its first numbers, which mean them from then on; if it knows some alone, say it here. For a
+    base without names, as imported weights are, name the classes here, or the folders by their numbers. Labels of a
+    file are numbers of the base."""
     flip: bool = False
     """Mirror images of fine-tuning at random, left and right."""
     held_out: float = 0.2
@@ -84,7 +65,7 @@ class Images(Settings):
     """Held-out images by which samples are judged, at most; as many samples are drawn at each evaluation."""
 
     network: NetworkName = "unet"
-    """Network to pretrain; else it is that of the base."""
+    """Network to pretrain. With --base it is that of the base, and this and --hidden to --attention are refused."""
     hidden: int = 64
     """Its width: channels of the first level of a U-Net, features of a token of SiT, units of a perceptron."""
     depth: int = 2
@@ -98,7 +79,7 @@ class Images(Settings):
     attention: tuple[int, ...] = ()
     """Sides, in pixels, of the levels of a U-Net at which attention follows the blocks."""
     label_dropout: float = 0.1
-    """Share of the rows whose class is hidden from the drift, as guidance needs."""
+    """Share of the rows whose class is hidden from the drift, as guidance needs; for data and networks with classes."""
     remat: bool = False
     """Compute the blocks of SiT again in the backward pass, which then takes less memory."""
     scan: bool = False
@@ -156,40 +137,12 @@ class Images(Settings):
     def check(self) -> None:
         """Refuses settings that cannot work."""
         super().check()
-        require(self.pretrain != (self.base is not None), "base", self.base, "a folder, or else --pretrain")
-        if self.pretrain:
-            only = f"{PRETRAINING}, with --pretrain"
-            require(self.methods == (PRETRAINING,), "methods", self.methods, only)
-            require(self.coupling != "base-exact", "coupling", self.coupling, "another, with --pretrain")
-            require(self.base_method is None, "base_method", self.base_method, "none, with --pretrain")
-        for name in ("num_heads", "patch_size", "num_microbatches", "rows_at_once"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.size is None or self.size >= 1, "size", self.size, "at least 1")
-        require(0.0 < self.held_out < 1.0, "held_out", self.held_out, "above 0 and below 1")
-        require(self.num_evaluated >= 2, "num_evaluated", self.num_evaluated, "at least 2")
-        require(0.0 <= self.label_dropout < 1.0, "label_dropout", self.label_dropout, "in [0, 1)")
-        require(0.0 <= self.averaging < 1.0, "averaging", self.averaging, "in [0, 1)")
-        for name in ("clip", "tolerance"):
-            value = getattr(self, name)
-            require(value is None or value > 0.0, name, value, "above 0, or none")
-        require(len(set(self.classes)) == len(self.classes), "classes", self.classes, "each class once")
-        divides = self.batch_size % self.num_microbatches == 0
-        require(
-            divides, "num_microbatches", self.num_microbatches, f"a divisor of batch_size={self.batch_size}"
-        )
-        if self.lora_rank is None:
-            given = self.lora_alpha is not None or self.lora_patterns
-            require(not given, "lora_rank", None, "a number, with --lora-alpha or --lora-patterns")
-        else:
-            require(not self.pretrain, "lora_rank", self.lora_rank, "none, with --pretrain")
-            whole = sorted({PRETRAINING, "l2-sp", "interpolated"} & set(self.methods))
-            require(
-                not whole, "methods", ", ".join(whole), "others: with --lora-rank there are adapters alone"
-            )
-        flips = self.flip and self.coupling == "semi-discrete"
-        require(
-            not flips, "flip", self.flip, "off, with --coupling semi-discrete, whose images stay as they are"
-        )
+        check_images(self)
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether the data are latents of a file."""
+        return Path(self.folder).suffix == ".npz"
 
     def feature_extractor(self) -> Features | None:
         """The function that --features names.
@@ -210,93 +163,26 @@ class Images(Settings):
         return None if self.base is None else pretrained(Path(self.base), self.base_method)
 
     def rows(self, classes: tuple[str, ...]) -> LabelledRows:
-        """All images or latents.
+        """All images or latents; of images the first alone has been read.
 
         Args:
             classes: their classes in the order of their labels; empty for those that are found.
         """
+        require(self.folder != "", "data", "not given", "a folder of images, or a .npz file of latents")
         path = Path(self.folder)
-        if path.suffix == ".npz":
+        if self.reads_latents:
             return latent_rows(path, self.layout, classes)
-        return folder_rows(path, self.size, self.mode, classes)
-
-    def task(self) -> ImageTask:
-        """Data and network.
-
-        Raises:
-            ValueError: if data or base cannot be read, do not fit each other, or labels are out of the range of
-                classes that the network knows.
-        """
-        self.feature_extractor()
-        base = self.pretrained()
-        if base is not None:
-            was = f"that of {base.folder}, {base.path}"
-            require(base.path in (None, self.path), "path", self.path, was)
-        found = self.rows(self.classes)
-        facts: dict[str, Any] = {"samples_are": found.kind}
-        if base is not None and not self.classes:
-            found = found.numbered_as(base.classes)
-        if base is None:
-            module = self.new_network(len(found.classes) or None)
-        else:
-            module = base.module
-            if base.event_shape != found.event_shape:
-                raise ValueError(
-                    f"{base.folder} is a network of samples of shape {base.event_shape}, and --data holds such of "
-                    f"{found.event_shape} (height, width, channels); --size and --mode bring images to another shape"
-                )
-        form: dict[str, Any] = {name: True for name in ("remat", "scan") if getattr(self, name)}
-        for name in form:
-            only = f"off: {type(module).__name__} has no such setting"
-            require(hasattr(module, name), name, True, only)
-        module = module.clone(**form)
-        # Refuses shapes that the network does not take.
-        jax.eval_shape(lambda: init_params(module, jax.random.key(0), found.event_shape))
-        num_classes = getattr(module, "num_classes", None)
-        if found.labels is not None and num_classes is not None:
-            self._check_classes(found, num_classes)
-        else:
-            require(self.guidance == 1.0, "guidance", self.guidance, "1, without classes of data and network")
-            found = found._replace(labels=None)
-        data = split(found, self.held_out, self.num_evaluated)
-        facts |= {
-            "num_target": len(data.target),
-            "classes": list(found.classes),
-            "shown_classes": []
-            if data.labels is None or not found.classes
-            else [found.classes[label] for label in data.labels.held_out[:NUM_SHOWN]],
-            "scores_average": not self.raw,
-            "data_fingerprint": found.fingerprint,
-        }
-        lora = None
-        if self.lora_rank is not None:
-            lora = low_rank_of(module, found.event_shape, self.lora_patterns, self.lora_rank, self.lora_alpha)
-        return ImageTask(data, module, base, lora, facts)
-
-    def new_network(self, num_classes: int | None) -> linen.Module:
-        """The network to pretrain, for so many classes, or None without."""
-        return network_of(
-            self.network,
-            hidden=self.hidden,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            patch_size=self.patch_size,
-            multipliers=self.multipliers,
-            attention=self.attention,
-            num_classes=num_classes,
+        return folder_rows(
+            path, self.size, self.mode, classes, index_file_of(path, Path("runs") / self.experiment)
         )
 
-    def _check_classes(self, found: LabelledRows, num_classes: int) -> None:
-        check_labels(found.labels, num_classes)
-        if self.coupling == "semi-discrete":
-            raise ValueError(
-                "--coupling is semi-discrete, which does not respect classes: each would get the noise that lies near "
-                "it (see docs/which-method.md). Allowed with classes are the others"
-            )
+    def task(self) -> ImageTask:
+        """Data and network; see `task_of` for what is refused."""
+        return task_of(self, self.pretrained())
 
     def data(self) -> ShiftedData:
         """Images or latents ``[num, height, width, channels]``."""
-        return self.task().data
+        return self.task().read()
 
     def facts(self) -> dict[str, Any]:
         """Those of the task say more."""

@@ -59,16 +59,15 @@ class Wilds(Images):
     def rows(self, classes: tuple[str, ...]) -> LabelledRows:
         """Images of the split "train" with --pretrain, else of the new domain."""
         domain = "train" if self.pretrain else self.domain
-        index = Path("runs") / self.experiment
-        index.mkdir(parents=True, exist_ok=True)
-        return wilds_rows(
+        found = wilds_rows(
             Path(self.root),
             self.dataset,
             domain,
             size=self.size,
             num_images=self.num_images,
-            index_file=index / f"{self.dataset}-{domain}-images.json",
+            index_file=Path("runs") / self.experiment / f"{self.dataset}-{domain}-images.json",
         )
+        return found._replace(has_own_numbers=True)
 
     def facts(self) -> dict[str, Any]:
         """The shift."""

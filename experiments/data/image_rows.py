@@ -1,6 +1,7 @@
-"""Images of a folder, or latents of a file, with their classes; split into data to train on and to judge by."""
+"""Images of a folder, or latents of a file, with their classes."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,16 +9,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 import gft_jax as gft
+from experiments.data.class_numbers import in_network
+from experiments.data.division import Division
+from experiments.data.listed_images import ListedImages
 from experiments.data.shifted import Labels, ShiftedData
 from gft_jax.data import Rows
+from gft_jax.data.decoding import Mode
+from gft_jax.data.listing import list_images
 from gft_jax.data.rows import Mapped, is_finite
 
 Layout = Literal["nhwc", "nchw"]
 IN_MEMORY = 2**30
 """Bytes of float32 rows up to which they are read once, and kept."""
+MOST_CLASSES = 2**20
+"""Labels of a file from here on are taken for a mistake, not for so many classes: ImageNet-21k has 21,841, and a table
+of 2^20 embeddings as wide as those of SiT-XL takes 5 GB."""
 NUM_SHOWN = 10
 """Held-out images whose samples are shown step by step: the first."""
-_SPLIT_SEED = 20_261_201
 
 
 class LabelledRows(NamedTuple):
@@ -27,22 +35,54 @@ class LabelledRows(NamedTuple):
     labels: np.ndarray | None
     """Numbers of their classes ``[num]``, int32; None of rows without classes."""
     classes: tuple[str, ...]
-    """Names of the classes in the order of their numbers."""
+    """Names of the classes in the order of their numbers; fewer, or none, where labels of a file have none."""
     fingerprint: str
     """Differs for other rows: of images by their names and labels, of latents by shape and labels."""
     kind: Literal["images", "latents"] = "images"
+    has_own_numbers: bool = False
+    """Whether the data themselves number the classes, as labels of a file and benchmarks do; the order of folders does
+    not."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """``(height, width, channels)``."""
         return tuple(self.rows.shape[1:])
 
-    def numbered_as(self, classes: Sequence[str]) -> "LabelledRows":
-        """The same rows with the numbers that classes of these names have, if all of theirs are among them."""
-        if self.labels is None or not set(self.classes) <= set(classes):
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that a network for these rows must know; None without labels."""
+        return None if self.labels is None else max(len(self.classes), int(self.labels.max()) + 1)
+
+    def name_of(self, label: int) -> str:
+        """Name of a class, or its number where it has none."""
+        return self.classes[label] if label < len(self.classes) else str(label)
+
+    def numbered_as(self, known: Sequence[str], num_classes: int) -> "LabelledRows":
+        """The same rows with the numbers that a network gives their classes; see `in_network`.
+
+        Where the data have numbers of their own, these stand if there are no names to go by on one of both sides.
+
+        Args:
+            known: names of the classes that the network was trained on; empty where it has numbers alone.
+            num_classes: of the network.
+
+        Raises:
+            ValueError: if some classes are known and others not, or it cannot be told.
+        """
+        if self.labels is None or (self.has_own_numbers and not known):
             return self
-        numbers = np.array([classes.index(name) for name in self.classes], np.int32)
-        return self._replace(labels=numbers[self.labels], classes=tuple(classes))
+        if not self.classes:
+            return self._replace(classes=tuple(known))
+        numbers, names = in_network(self.classes, known, num_classes)
+        return self._replace(labels=numbers[self.labels], classes=names)
+
+    def opened(self) -> "LabelledRows":
+        """The same rows once every image has been read.
+
+        Raises:
+            ValueError: if images cannot be read, or are not of the same size and mode.
+        """
+        return self._replace(rows=self.rows.opened) if isinstance(self.rows, ListedImages) else self
 
 
 class Taken:
@@ -61,13 +101,26 @@ class Taken:
 
 
 def folder_rows(
-    folder: Path, size: int | None, mode: Literal["L", "RGB", "RGBA"] | None, classes: Sequence[str]
+    folder: Path, size: int | None, mode: Mode | None, classes: Sequence[str], index_file: Path | None = None
 ) -> LabelledRows:
-    """The images of a folder; see `gft_jax.data.images` for what it may hold and what is refused."""
+    """The images of a folder, of which the first has been read; see `gft_jax.data.images` for what it may hold.
+
+    Args:
+        folder: of images, or of class folders.
+        size: as of `gft_jax.data.images`.
+        mode: likewise.
+        classes: names of the classes in the order of their labels; empty for the class folders, sorted.
+        index_file: as of `gft_jax.data.images`.
+
+    Raises:
+        ValueError: as of `gft_jax.data.images`; what takes to read all images is refused by `LabelledRows.opened`.
+    """
     if not folder.is_dir():
         raise ValueError(f"--data is {folder}, which is no folder and no .npz file; see --help")
-    found = gft.data.images(folder, size=size, mode=mode, classes=classes or None)
-    return LabelledRows(found, found.labels, found.classes, fingerprint(found.names, found.labels))
+    listing = list_images(folder, classes or None)
+    labels = None if listing.labels is None else np.array(listing.labels, np.int32)
+    rows = ListedImages(folder, listing.names, size=size, mode=mode, index_file=index_file)
+    return LabelledRows(rows, labels, listing.classes, fingerprint(listing.names, labels))
 
 
 def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledRows:
@@ -77,11 +130,11 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
         file: written by `numpy.savez`, so that its rows are read when they are asked for.
         layout: order of the axes of ``latents``: ``[num, height, width, channels]`` or
             ``[num, channels, height, width]``.
-        classes: names of the classes; without any they are numbered up to the largest label.
+        classes: names of the classes in the order of their labels; empty where they have none.
 
     Raises:
         ValueError: if the file has no such array, latents are not floating-point numbers of four axes, labels are no
-            integers, one a row, or below zero.
+            integers, one a row, below zero or too large, or classes are named that it has no labels of.
     """
     latents = gft.data.open_array(file, "latents")
     if latents.ndim != 4 or latents.dtype.kind != "f" or not len(latents):
@@ -92,21 +145,32 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
     with np.load(file) as archive:
         labels = archive["labels"] if "labels" in archive.files else None
     if labels is not None:
-        if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
-            raise ValueError(
-                f"labels of {file} have shape {labels.shape} and dtype {labels.dtype}; allowed are integers from 0 on, "
-                f"[{len(latents)}], one for each row of latents"
-            )
+        _check_labels(file, labels, len(latents), classes)
         labels = labels.astype(np.int32)
-    num_classes = 0 if labels is None else int(labels.max()) + 1
-    if classes and num_classes > len(classes):
+    elif classes:
         raise ValueError(
-            f"labels of {file} go up to {num_classes - 1}, and --classes names {len(classes)}: 0 to {len(classes) - 1}"
+            f"{file} has no array labels, and --classes names {len(classes)} classes: leave it out"
         )
-    names = tuple(classes) or tuple(map(str, range(num_classes)))
-    shape = latents.shape
+    told = fingerprint([f"{latents.shape} {latents.dtype}"], labels)
     rows = latents if layout == "nhwc" else _Turned(latents)
-    return LabelledRows(rows, labels, names, fingerprint([f"{shape} {latents.dtype}"], labels), "latents")
+    return LabelledRows(rows, labels, tuple(classes), told, "latents", has_own_numbers=True)
+
+
+def _check_labels(file: Path, labels: np.ndarray, num_rows: int, classes: Sequence[str]) -> None:
+    if labels.shape != (num_rows,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(
+            f"labels of {file} have shape {labels.shape} and dtype {labels.dtype}; allowed are integers from 0 on, "
+            f"[{num_rows}], one for each row of latents"
+        )
+    largest = int(labels.max())
+    if classes and largest >= len(classes):
+        raise ValueError(
+            f"labels of {file} go up to {largest}, and --classes names {len(classes)}: 0 to {len(classes) - 1}"
+        )
+    if largest >= MOST_CLASSES:
+        raise ValueError(
+            f"labels of {file} go up to {largest}; allowed are numbers of classes, below {MOST_CLASSES}"
+        )
 
 
 class _Turned(Mapped):
@@ -122,55 +186,24 @@ class _Turned(Mapped):
         return (num, height, width, channels)
 
 
-def split(data: LabelledRows, share: float, most: int) -> ShiftedData:
-    """Rows to train on, and others to judge by, always the same ones.
-
-    ``held_out`` go through the classes in turn; they are at most ``most`` of the share that is held out, and
-    no more than those to train on, of which ``fresh`` are as many: a floor holds real data against real data.
-
-    Args:
-        data: all rows.
-        share: of the rows that are not trained on, above 0, below 1.
-        most: of held-out rows that are used, >= 2.
-
-    Raises:
-        ValueError: if fewer than two rows were held out, or none left.
-    """
-    num = len(data.rows)
-    num_held = round(share * num)
-    if num_held < 2 or num - num_held < 2:
-        raise ValueError(
-            f"of {num} images, the share {share:g} that is held out is {num_held}; at least two must be held out, and "
-            "two be left: give another --held-out, or more images"
-        )
-    order = np.random.default_rng(_SPLIT_SEED).permutation(num)
-    held = order[:num_held]
-    if data.labels is not None:
-        held = held[in_turn(data.labels[held])]
-    held, target = held[: min(most, num - num_held)], np.sort(order[num_held:])
-    fresh = order[num_held:][: len(held)]
+def read(data: LabelledRows, division: Division) -> ShiftedData:
+    """The sets of a division; those to train on are read now where they are few, else when they are asked for."""
     labels = data.labels
-    named = None if labels is None else Labels(labels[target], labels[held], labels[fresh])
-    return ShiftedData(
-        None, readable(data.rows, target), _read(data.rows, held), _read(data.rows, fresh), named
-    )
-
-
-def in_turn(labels: np.ndarray) -> np.ndarray:
-    """An order of the rows ``[num]`` in which the first of each class come first, then the second of each."""
-    place = np.zeros(len(labels), np.int64)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        place[of_class] = np.arange(len(of_class))
-    return np.lexsort((labels, place))
+    named = None if labels is None else Labels(*(labels[index] for index in division))
+    held_out, fresh = (_read(data.rows, index) for index in division[1:])
+    return ShiftedData(None, readable(data.rows, division.target), held_out, fresh, named)
 
 
 def readable(rows: Rows, index: np.ndarray) -> Rows | np.ndarray:
     """Rows of these numbers as float32: in memory where they are few, else read when they are asked for."""
-    num_bytes = 4 * len(index) * int(np.prod(rows.shape[1:]))
-    if num_bytes <= IN_MEMORY:
+    if num_bytes(rows, len(index)) <= IN_MEMORY:
         return _read(rows, index)
     return Mapped(Taken(rows, index), lambda x: x.astype(np.float32), np.float32, is_finite(rows))
+
+
+def num_bytes(rows: Rows, count: int) -> int:
+    """What so many rows take as float32."""
+    return 4 * count * math.prod(rows.shape[1:])
 
 
 def _read(rows: Rows, index: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-import gft_jax as gft
 from experiments.data.csv_lines import Line, lines_of
 from experiments.data.image_rows import LabelledRows, fingerprint
+from experiments.data.listed_images import ListedImages
 
 WildsName = Literal["camelyon17", "rxrx1", "fmow"]
 Split = Literal["train", "id_val", "id_test", "val", "test"]
@@ -144,7 +144,7 @@ def wilds_rows(
     Classes are those of the whole table, so that they have the same numbers in all domains.
 
     Every folder that should hold some of the images is listed once, so that one that is missing is known before any
-    is read; then all are read once (`gft_jax.data.image_files`).
+    is read; then the first is read, and the others when they are opened (`LabelledRows.opened`).
 
     Args:
         root: the folder that holds that of the benchmark.
@@ -180,9 +180,7 @@ def wilds_rows(
             f"the first is {folder / missing[0]}: {_how(dataset)}"
         )
     labels = np.array([numbers[row.label] for row in chosen], np.int32)
-    found = gft.data.image_files(
-        folder, names, labels=labels, classes=classes, size=size, mode="RGB", index_file=index_file
-    )
+    found = ListedImages(folder, names, size=size, mode="RGB", index_file=index_file)
     return LabelledRows(found, labels, classes, fingerprint(names, labels))
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import optax
 
 import gft_jax as gft
-from experiments.configs.images import Images, ImageTask
+from experiments.configs.images import Images
 from experiments.devices import fuses_attention, runner_of
 from experiments.evaluator import NOISE_SEED, Evaluate
 from experiments.files import read_json
 from experiments.images.evaluator import NUM_PAIRS, Sampler, by_parts, evaluator, floor
+from experiments.images.task import ImageTask
 from experiments.loop import Loop, Watch, found, keep
 from experiments.methods import Method
 from experiments.planar import snapshot_keeper
@@ -36,7 +37,7 @@ class ImageBench(Workbench):
     config: Images
 
     def __init__(self, config: Images, task: ImageTask):
-        super().__init__(config, task.data, task.module)
+        super().__init__(config, task.read(), task.module)
         self.task = task
         half = config.precision == "bfloat16"
         if config.fused_attention and half and fuses_attention(task.module, jax.local_devices()[0]):
@@ -84,7 +85,7 @@ class ImageBench(Workbench):
         config, first = self.config, self.config.seeds[0]
         self._check_same_data(folder)
         if config.coupling == "semi-discrete":
-            self._potentials = potentials_of_run(folder, gft.data.in_memory(self.data.target), first)
+            self._potentials = potentials_of_run(folder, self.data.target, first)
         base_params = self._base(folder)
         features = config.feature_extractor()
         pairs = self._pairs(base_params)
@@ -134,9 +135,7 @@ class ImageBench(Workbench):
     def _batches(self, batch_size: int, seed: int, base_params: Params) -> Batches:
         config, labels, x1 = self.config, self.data.labels, self.data.target
         if self._potentials is not None:
-            return gft.pairing.chosen_batches(
-                gft.data.in_memory(x1), self._potentials, batch_size=batch_size, seed=seed
-            )
+            return gft.pairing.chosen_batches(x1, self._potentials, batch_size=batch_size, seed=seed)
         conditions = {}
         count = self.task.num_classes
         if labels is not None and count is not None:

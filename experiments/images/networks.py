@@ -63,7 +63,8 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         method: of the run; None for its first.
 
     Raises:
-        ValueError: if the folder is neither, the run has no such method, or its network predicts no velocity.
+        ValueError: if the folder is neither, the run has no such method, or its network predicts no velocity, or takes
+            another condition than one class label.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -71,6 +72,7 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         )
     module, event_shape, _ = described_model(folder)
     check_velocity(folder)
+    _check_condition(folder, module)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
@@ -90,6 +92,17 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         tuple(config.get("classes", ())),
         config.get("config", {}).get("path"),
     )
+
+
+def _check_condition(folder: Path, module: linen.Module) -> None:
+    """Refuses networks that take more than one label, which is all that images of a folder have."""
+    for name, allowed in (("cond_features", type(None)), ("num_classes", int | None)):
+        value = getattr(module, name, None)
+        if not isinstance(value, allowed):
+            raise ValueError(
+                f"the network of {folder} has {name}={value}: its condition is more than the class of an image, and a "
+                "run on images knows nothing else. Fine-tune it in your own code, by gft_jax.finetuner"
+            )
 
 
 def low_rank_of(
