@@ -34,8 +34,6 @@ class ImageTask(NamedTuple):
     data: ShiftedData
     """``labels`` are None where the network knows no classes."""
     module: linen.Module
-    base: Pretrained | None
-    """None where the network is pretrained now."""
     lora: LowRank | None
     """The low-rank adaptation; None where all parameters are trained."""
     facts: dict[str, Any]
@@ -151,7 +149,8 @@ class Images(Settings):
     def check(self) -> None:
         """Refuses settings that cannot work."""
         super().check()
-        require(self.pretrain != (self.base is not None), "base", self.base, "a folder, or else --pretrain")
+        has_base = self.base is not None or (self.resume and not self.pretrain)
+        require(self.pretrain != has_base, "base", self.base, "a folder, or else --pretrain")
         if self.pretrain:
             only = f"{PRETRAINING}, with --pretrain"
             require(self.methods == (PRETRAINING,), "methods", self.methods, only)
@@ -215,15 +214,18 @@ class Images(Settings):
             return latent_rows(path, self.layout, classes)
         return folder_rows(path, self.size, self.mode, classes)
 
-    def task(self) -> ImageTask:
+    def task(self, own: Pretrained | None = None) -> ImageTask:
         """Data and network.
+
+        Args:
+            own: the copy of its base that a run keeps, which then takes the place of the one that --base names.
 
         Raises:
             ValueError: if data or base cannot be read, do not fit each other, or labels are out of the range of
                 classes that the network knows.
         """
         self.feature_extractor()
-        base = self.pretrained()
+        base = self.pretrained() if own is None or self.pretrain else own
         if base is not None:
             was = f"that of {base.folder}, {base.path}"
             require(base.path in (None, self.path), "path", self.path, was)
@@ -266,7 +268,7 @@ class Images(Settings):
         lora = None
         if self.lora_rank is not None:
             lora = low_rank_of(module, found.event_shape, self.lora_patterns, self.lora_rank, self.lora_alpha)
-        return ImageTask(data, module, base, lora, facts)
+        return ImageTask(data, module, lora, facts)
 
     def new_network(self, num_classes: int | None) -> linen.Module:
         """The network to pretrain, for so many classes, or None without."""

@@ -1,6 +1,5 @@
 """Images of a folder, or latents of a file, with their classes; split into data to train on and to judge by."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 import gft_jax as gft
+from experiments.data import digests
 from experiments.data.shifted import Labels, ShiftedData
 from gft_jax.data import Rows
 from gft_jax.data.rows import Mapped, is_finite
@@ -28,14 +28,20 @@ class LabelledRows(NamedTuple):
     """Numbers of their classes ``[num]``, int32; None of rows without classes."""
     classes: tuple[str, ...]
     """Names of the classes in the order of their numbers."""
-    fingerprint: str
-    """Differs for other rows: of images by their names and labels, of latents by shape and labels."""
+    digests: dict[str, str]
+    """What tells the rows from others, by what it is of; see `experiments.data.digests`."""
     kind: Literal["images", "latents"] = "images"
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """``(height, width, channels)``."""
         return tuple(self.rows.shape[1:])
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What tells rows and labels from others: their digests, shape, and the numbers of the classes."""
+        labels = "none" if self.labels is None else digests.digest(self.labels.tobytes())
+        return {"shape": str(tuple(self.rows.shape)), **self.digests, "labels": labels}
 
     def numbered_as(self, classes: Sequence[str]) -> "LabelledRows":
         """The same rows with the numbers that classes of these names have, if all of theirs are among them."""
@@ -67,7 +73,7 @@ def folder_rows(
     if not folder.is_dir():
         raise ValueError(f"--data is {folder}, which is no folder and no .npz file; see --help")
     found = gft.data.images(folder, size=size, mode=mode, classes=classes or None)
-    return LabelledRows(found, found.labels, found.classes, fingerprint(found.names, found.labels))
+    return LabelledRows(found, found.labels, found.classes, digests.of_folder(found))
 
 
 def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledRows:
@@ -104,9 +110,8 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
             f"labels of {file} go up to {num_classes - 1}, and --classes names {len(classes)}: 0 to {len(classes) - 1}"
         )
     names = tuple(classes) or tuple(map(str, range(num_classes)))
-    shape = latents.shape
     rows = latents if layout == "nhwc" else _Turned(latents)
-    return LabelledRows(rows, labels, names, fingerprint([f"{shape} {latents.dtype}"], labels), "latents")
+    return LabelledRows(rows, labels, names, digests.of_latents(file), "latents")
 
 
 class _Turned(Mapped):
@@ -175,10 +180,3 @@ def readable(rows: Rows, index: np.ndarray) -> Rows | np.ndarray:
 
 def _read(rows: Rows, index: np.ndarray) -> np.ndarray:
     return gft.data.in_memory(Taken(rows, index)).astype(np.float32)
-
-
-def fingerprint(names: Sequence[str], labels: np.ndarray | None) -> str:
-    """A digest of names and labels."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(b"" if labels is None else labels.tobytes())
-    return digest.hexdigest()[:16]

@@ -27,7 +27,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 import gft_jax as gft
-from experiments.data.image_rows import LabelledRows, fingerprint
+from experiments.data import digests
+from experiments.data.image_rows import LabelledRows
 
 WildsName = Literal["camelyon17", "rxrx1", "fmow"]
 
@@ -125,7 +126,7 @@ def wilds_rows(
     found = gft.data.image_files(
         folder, names, labels=labels, classes=classes, size=size, mode="RGB", index_file=index_file
     )
-    return LabelledRows(found, labels, classes, fingerprint(names, labels))
+    return LabelledRows(found, labels, classes, digests.of_folder(found))
 
 
 def _rows_of(folder: Path, dataset: WildsName) -> list[Row]:
