@@ -120,17 +120,17 @@ def adapt(config: Settings) -> RunFolder:
     if isinstance(config, Images):
         config = config if begun is None else _with_base_of(config, begun)
         task = config.task(None if begun is None else own_base(begun))
-    data = config.data() if task is None else task.data
+    facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
+    facts |= {"num_evaluations": config.num_evaluations} | ({} if task is None else task.facts)
+    folder = open_run(config, root, facts)
+    print(f"run folder: {folder.path}")
     if isinstance(config, Images) and task is not None:
         bench = ImageBench(config, task)
     else:
+        data = config.data()
         bench = TerminalBench(config, data) if isinstance(config, Terminal) else Workbench(config, data)
-    facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
-    facts |= {"num_evaluations": bench.num_evaluations} | ({} if task is None else task.facts)
-    folder = open_run(config, root, facts)
-    print(f"run folder: {folder.path}")
     base_params, evaluate, base_samples = bench.prepare(folder, root / "base")
-    samples, final = {"real": data.held_out, "base": base_samples}, {"base": base_params}
+    samples, final = {"real": bench.data.held_out, "base": base_samples}, {"base": base_params}
     planar = is_planar(bench.event_shape)
     first = config.seeds[0]
     for seed in config.seeds:

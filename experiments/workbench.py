@@ -48,11 +48,6 @@ class Workbench:
         self._coupled: tuple[Params, Coupling] | None = None
         self._potentials: SemidiscretePotentials | None = None
 
-    @property
-    def num_evaluations(self) -> int | None:
-        """Evaluations of the drift for a sample; None where their number is not known beforehand."""
-        return self.config.sampling_steps
-
     def fresh_params(self, seed: int) -> Params:
         """Random parameters of the network."""
         return init_params(self.module, jax.random.key(seed), self.event_shape)

@@ -19,7 +19,7 @@ from flax import linen
 from experiments.configs.settings import MethodName, Settings, require
 from experiments.data.image_rows import NUM_SHOWN, LabelledRows, Layout, folder_rows, latent_rows, split
 from experiments.data.shifted import ShiftedData
-from experiments.images.evaluator import Features
+from experiments.images.evaluator import Features, Sampler
 from experiments.images.networks import NetworkName, Pretrained, low_rank_of, network_of, pretrained
 from gft_jax.loading import init_params
 from gft_jax.networks.lora import LowRank
@@ -198,6 +198,16 @@ class Images(Settings):
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"--features is {self.features}, allowed is MODULE:FUNCTION: {error}") from error
+
+    @property
+    def sampler(self) -> Sampler:
+        """How samples are made in the evaluations."""
+        return Sampler(self.sampling_steps, self.tolerance, self.guidance, self.rows_at_once)
+
+    @property
+    def num_evaluations(self) -> int | None:
+        """Calls of the network for a sample; None where steps adapt."""
+        return self.sampler.num_evaluations
 
     def pretrained(self) -> Pretrained | None:
         """The base that --base names; None with --pretrain."""

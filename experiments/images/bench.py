@@ -45,12 +45,7 @@ class ImageBench(Workbench):
             self.drift = task.lora.on_activations(self.drift)
         if config.precision == "bfloat16":
             self.drift = gft.drifts.in_precision(self.drift)
-        self.sampler = Sampler(config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once)
-
-    @property
-    def num_evaluations(self) -> int | None:
-        """Calls of the network for a sample; None where steps adapt."""
-        return self.sampler.num_evaluations
+        self.sampler = config.sampler
 
     def method(self, name: str) -> Method:
         """Objective, cooling and optimiser of a method; the gradient is clipped."""

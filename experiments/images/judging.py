@@ -37,10 +37,9 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
     Raises:
         ValueError: if the data are not there, or not those that the run was begun on; says what differs.
     """
-    task = settings.task(own_base(run))
-    bench = ImageBench(settings, task)
+    bench = ImageBench(settings, settings.task(own_base(run)))
     bench.check_same_data(run)
-    sampler, data, base_params = bench.sampler, task.data, loaded.base_params
+    sampler, data, base_params = bench.sampler, bench.data, loaded.base_params
     coupling = coupling_of(settings.coupling, bench.drift, base_params)
     score, no_path_kl, notes = None, None, ()
     if sampler.calls > 1:
