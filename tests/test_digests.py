@@ -1,6 +1,7 @@
 """What tells the data of a run from others."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ def folder(tmp_path):
     return folder
 
 
+def found_in(folder):
+    return of_folder(folder, gft.data.images(folder).names)
+
+
 def repaint(path, grey):
     size = path.stat().st_size
     Image.new("L", (4, 4), grey).save(path)
@@ -29,29 +34,29 @@ def repaint(path, grey):
 
 
 def test_a_copy_is_the_same_and_another_image_under_the_same_name_is_not(folder, tmp_path):
-    found = of_folder(gft.data.images(folder))
+    found = found_in(folder)
     copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     (copy / "3.pgm").touch()
-    assert of_folder(gft.data.images(copy)) == found
+    assert found_in(copy) == found
     repaint(copy / "3.pgm", 200)
-    other = of_folder(gft.data.images(copy))
+    other = found_in(copy)
     assert {name for name in found if found[name] != other[name]} == {"contents"}
     (copy / "3.pgm").rename(copy / "9.pgm")
-    assert of_folder(gft.data.images(copy))["names"] != found["names"]
+    assert found_in(copy)["names"] != found["names"]
 
 
 def test_of_many_images_some_are_read_and_the_sizes_of_all_are_looked_at(folder, monkeypatch):
     monkeypatch.setattr(digests, "NUM_READ", 2)
-    found, noticed = of_folder(gft.data.images(folder)), []
+    found, noticed = found_in(folder), []
     for number in range(6):
         repaint(folder / f"{number}.pgm", 200)
-        noticed.append(of_folder(gft.data.images(folder)) != found)
+        noticed.append(found_in(folder) != found)
         repaint(folder / f"{number}.pgm", number)
     assert sum(noticed) == 2
     unread = folder / f"{noticed.index(False)}.pgm"
     with unread.open("ab") as file:
         file.write(b"#")
-    assert of_folder(gft.data.images(folder))["file sizes"] != found["file sizes"]
+    assert found_in(folder)["file sizes"] != found["file sizes"]
 
 
 def test_other_latents_and_other_labels_are_told(tmp_path):
@@ -82,7 +87,7 @@ def test_other_latents_and_other_labels_are_told(tmp_path):
 def test_labels_are_told_as_they_are_numbered_in_the_end(folder):
     rows = gft.data.images(folder)
     labels = np.array([0, 1, 1, 0, 1, 0], np.int32)
-    found = LabelledRows(rows, labels, ("x", "y"), of_folder(rows))
+    found = LabelledRows(rows, labels, ("x", "y"), partial(of_folder, folder, rows.names))
     assert found.numbered_as(("y", "x")).fingerprint != found.fingerprint
     assert found.numbered_as(("x", "y", "z")).fingerprint == found.fingerprint
     assert found._replace(labels=None).fingerprint["labels"] == "none"

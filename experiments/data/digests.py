@@ -10,14 +10,12 @@ an array that was changed in place, through a memory map.
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from gft_jax.data import ImageFolder
 
 NUM_READ = 1024
 """Files whose bytes are read."""
@@ -25,9 +23,13 @@ _SEED = 20_261_203
 _THREADS = 16  # file systems of a network take long to answer, but answer many at a time
 
 
-def of_folder(images: ImageFolder) -> dict[str, str]:
-    """Digests of the files of a folder, by what they are of."""
-    paths = [images.folder / name for name in images.names]
+def of_folder(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Digests of these files of a folder, by what they are of.
+
+    Raises:
+        OSError: if one of them cannot be read.
+    """
+    paths = [folder / name for name in names]
     read = np.sort(np.random.default_rng(_SEED).permutation(len(paths))[:NUM_READ])
     portions = [paths[start : start + 256] for start in range(0, len(paths), 256)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -38,7 +40,7 @@ def of_folder(images: ImageFolder) -> dict[str, str]:
         ]
         contents = list(pool.map(_digest_of_file, [paths[place] for place in read]))
     return {
-        "names": digest("\n".join(images.names).encode()),
+        "names": digest("\n".join(names).encode()),
         "file sizes": digest(np.array(sizes, np.int64).tobytes()),
         "contents": digest(b"".join(contents)),
     }

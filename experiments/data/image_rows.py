@@ -1,6 +1,7 @@
 """Images of a folder, or latents of a file, with their classes; split into data to train on and to judge by."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,8 +29,8 @@ class LabelledRows(NamedTuple):
     """Numbers of their classes ``[num]``, int32; None of rows without classes."""
     classes: tuple[str, ...]
     """Names of the classes in the order of their numbers."""
-    digests: dict[str, str]
-    """What tells the rows from others, by what it is of; see `experiments.data.digests`."""
+    digests: Callable[[], dict[str, str]]
+    """Finds what tells the rows from others, by what it is of; see `experiments.data.digests`."""
     kind: Literal["images", "latents"] = "images"
 
     @property
@@ -41,7 +42,7 @@ class LabelledRows(NamedTuple):
     def fingerprint(self) -> dict[str, str]:
         """What tells rows and labels from others: their digests, shape, and the numbers of the classes."""
         labels = "none" if self.labels is None else digests.digest(self.labels.tobytes())
-        return {"shape": str(tuple(self.rows.shape)), **self.digests, "labels": labels}
+        return {"shape": str(tuple(self.rows.shape)), **self.digests(), "labels": labels}
 
     def numbered_as(self, classes: Sequence[str]) -> "LabelledRows":
         """The same rows with the numbers that classes of these names have, if all of theirs are among them."""
@@ -73,7 +74,7 @@ def folder_rows(
     if not folder.is_dir():
         raise ValueError(f"--data is {folder}, which is no folder and no .npz file; see --help")
     found = gft.data.images(folder, size=size, mode=mode, classes=classes or None)
-    return LabelledRows(found, found.labels, found.classes, digests.of_folder(found))
+    return LabelledRows(found, found.labels, found.classes, partial(digests.of_folder, folder, found.names))
 
 
 def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledRows:
@@ -111,7 +112,7 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
         )
     names = tuple(classes) or tuple(map(str, range(num_classes)))
     rows = latents if layout == "nhwc" else _Turned(latents)
-    return LabelledRows(rows, labels, names, digests.of_latents(file), "latents")
+    return LabelledRows(rows, labels, names, partial(digests.of_latents, file), "latents")
 
 
 class _Turned(Mapped):

@@ -21,6 +21,7 @@ Source: Koh et al., "WILDS: a benchmark of in-the-wild distribution shifts", arX
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -126,7 +127,7 @@ def wilds_rows(
     found = gft.data.image_files(
         folder, names, labels=labels, classes=classes, size=size, mode="RGB", index_file=index_file
     )
-    return LabelledRows(found, labels, classes, digests.of_folder(found))
+    return LabelledRows(found, labels, classes, partial(digests.of_folder, folder, found.names))
 
 
 def _rows_of(folder: Path, dataset: WildsName) -> list[Row]:
