@@ -8,6 +8,7 @@ class Caption(NamedTuple):
 
     title: str
     text: str
+    """``{parameters}`` stands for whose parameters are scored, ``{scale}`` for how samples are shown."""
     alt: str = ""
     """What is to be seen, for a reader who does not see it; empty where the title says enough."""
 
@@ -57,14 +58,13 @@ CAPTIONS = {
     "images_by_step.png": Caption(
         "Samples by step",
         "Samples of the same noise at several steps of the training, not selected; at step 0 they are the base's. Last "
-        "row: real, held-out images of the same classes, which are named below. All on the scale from -1 to 1; of "
-        "latents the first three channels, as colours.",
+        "row: real, held-out images of the same classes, which are named below. {scale}",
         "Panels of images: a row for each training step, a column for each noise, real images in the last row.",
     ),
     "convergence.png": Caption(
         "Convergence",
-        "Distance between generated and held-out samples at every evaluation of the raw parameters. Dotted: the "
-        "base before fine-tuning. Dashed: the floor, real data against real data.",
+        "Distance between generated and held-out samples at every evaluation of the {parameters} parameters. Dotted: "
+        "the base before fine-tuning. Dashed: the floor, real data against real data.",
     ),
     "path_length.png": Caption(
         "Paths",
@@ -99,7 +99,7 @@ CAPTIONS = {
     ),
     "samples.png": Caption(
         "Samples",
-        "First samples of each model, not selected, and real data. All panels share one scale, from -1 to 1.",
+        "First samples of each model, not selected, and real data. {scale}",
     ),
 }
 """By file name, in the order of the page."""

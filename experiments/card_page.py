@@ -6,7 +6,7 @@ from html import escape
 from itertools import groupby
 
 from experiments.cards import SavedCard
-from gft_jax.evaluation import cells
+from gft_jax.evaluation import cells, in_steps
 
 _HEAD = ("measure", "value", "interval", "base", "floor", "NFE", "unit", "better")
 
@@ -41,9 +41,9 @@ def _card(card: SavedCard) -> str:
     notes = "".join(f"<li>{escape(note)}.</li>" for note in card.notes)
     figure = base64.b64encode(card.figure).decode("ascii")
     return f"""<h3>{escape(card.name)}</h3>
-<p class="small">{facts["num_samples"]} samples by {escape(facts["solver"])} in {facts["num_steps"]} steps; intervals of
-level {facts["level"]:g} by {facts["num_halves"]} halves of the samples, none where these are too few to cover by;
-floors over {facts["num_floors"]} pairs of sets.</p>
+<p class="small">{facts["num_samples"]} samples by {escape(facts["solver"])}
+{in_steps(facts["num_steps"])}; intervals of level {facts["level"]:g} by {facts["num_halves"]} halves of the samples,
+none where these are too few to cover by; floors over {facts["num_floors"]} pairs of sets.</p>
 <div class="scroll"><table class="results"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>
 {f"<ul>{notes}</ul>" if notes else ""}
 <figure><img src="data:image/png;base64,{figure}"

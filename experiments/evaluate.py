@@ -20,12 +20,13 @@ from sklearn.preprocessing import StandardScaler
 import gft_jax as gft
 from experiments.card_figures import card_figure
 from experiments.cards import write_card
+from experiments.configs.images import Images
 from experiments.configs.settings import Controls, Settings
-from experiments.data.shifted import ShiftedData
 from experiments.files import read_json
-from experiments.methods import PATHS, coupling_of
+from experiments.images.judging import image_subject
 from experiments.report import write_report
 from experiments.sample import SOLVERS, chosen_average
+from experiments.subject import Subject, subject_of
 from experiments.train import EXPERIMENTS
 from gft_jax.evaluation import ReportCard
 from gft_jax.loading import CheckpointName, Loaded, params_folder
@@ -60,10 +61,11 @@ class Evaluate:
     hindsight, on the held-out data that the card judges by."""
     num_samples: int | None = None
     """Number of samples, at least 12; default as many as are held out."""
-    solver: SolverName = "euler"
-    """Solver of samples and paths."""
+    solver: SolverName | None = None
+    """Solver of samples and paths, with equal steps; default that of the run's own evaluations."""
     num_steps: int | None = None
-    """Its equal steps; default those of the run's own evaluations."""
+    """Its equal steps; default those of the run's own evaluations. Where these adapt, paths are looked at after so
+    many equal intervals."""
     nfe_solvers: tuple[SolverName, ...] = ("euler", "midpoint")
     """Solvers of the curve of quality against evaluations."""
     nfe_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -73,8 +75,9 @@ class Evaluate:
     classifier: ClassifierName | None = None
     """Classifier that is to tell samples from held-out data. None by default: each of its values trains five, and a
     card takes about 10 s longer by nearest-neighbours and 40 s by logistic."""
-    noise_seed: int = 0
-    """Seed of noise, rows, halves and splits."""
+    noise_seed: int | None = None
+    """Seed of noise, rows, halves and splits. By default 0; but samples of images start from the noise of the run's own
+    evaluations."""
 
 
 def main() -> int:
@@ -96,7 +99,8 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
     """Makes and writes one card after the other; each with its folder.
 
     Raises:
-        ValueError: if the run, its settings or the parameters cannot be read, or a number is out of range.
+        ValueError: if the run, its settings or the parameters cannot be read, its data are others than those that it
+            was begun on, or a number is out of range.
     """
     is_best = config.checkpoint == "best"
     if config.method == "base" and (config.averaged or config.raw or is_best or config.seed is not None):
@@ -105,12 +109,12 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
         )
     first = _loaded(config, config.method)
     settings = recorded_settings(config.run)
-    data = settings.data()
+    is_images = isinstance(settings, Images)
+    subject = image_subject(config.run, settings, first) if is_images else subject_of(settings, first)
     names = settings.methods if config.method is None else (config.method,)
     for name in names:
         loaded = _loaded(config, name)
-        # One drift for all methods: what was compiled for the first serves the others.
-        card = judge(config, settings, data, loaded._replace(drift=first.drift))
+        card = judge(config, subject, loaded)
         seed = None if name == "base" else settings.seeds[0] if config.seed is None else config.seed
         kept = params_folder(config.run, name, seed, loaded.averaged and not is_best, config.checkpoint)
         folder = config.run / "cards" / kept.name
@@ -121,6 +125,7 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
             "checkpoint": config.checkpoint,
             "noise_seed": config.noise_seed,
             "classifier": config.classifier,
+            **subject.facts,
         }
         if is_best:
             card = card._replace(notes=(*card.notes, PICKED))
@@ -133,40 +138,59 @@ def _loaded(config: Evaluate, method: str | None) -> Loaded:
     return gft.load(config.run, method, config.seed, averaged=averaged, checkpoint=config.checkpoint)
 
 
-def judge(config: Evaluate, settings: Settings, data: ShiftedData, loaded: Loaded) -> ReportCard:
+def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
     """The card of one method."""
+    data = subject.data
     few = len(data.target) < gft.evaluation.LEAST_SAMPLES
-    num_samples, cond = config.num_samples, None
-    if data.labels is not None:
+    num_samples = config.num_samples
+    if num_samples is None and data.labels is not None:
         # Samples are told the classes of held-out images, so that their number must be known here.
-        if num_samples is None:
-            num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2, 1000)
-        cond = np.resize(data.labels.held_out, num_samples)
+        num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2)
     unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(
-        loaded.drift,
+        subject.drift,
         loaded.params,
         loaded.base_params,
         data.held_out,
-        key=jax.random.key(config.noise_seed),
+        key=jax.random.key(0 if config.noise_seed is None else config.noise_seed),
         fresh=data.fresh,
         old_data=data.base,
         training_data=None if few or unread else data.target,
+        feature_extractor=subject.features,
         classifier=None if config.classifier is None else CLASSIFIERS[config.classifier],
         num_samples=num_samples,
-        cond=cond,
-        solver=SOLVERS[config.solver](),
-        num_steps=settings.sampling_steps if config.num_steps is None else config.num_steps,
+        source=subject.source if config.noise_seed is None else None,
+        cond=None if num_samples is None else subject.labels(num_samples),
+        solver=subject.solver if config.solver is None else SOLVERS[config.solver](),
+        num_steps=subject.num_steps if config.num_steps is None else config.num_steps,
+        stepsize_controller=subject.controller if config.solver is None else None,
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
         nfe_steps=config.nfe_steps,
-        path=PATHS[settings.path]().path,
-        coupling=coupling_of(settings.coupling, loaded.drift, loaded.base_params),
+        path=subject.path,
+        coupling=subject.coupling,
+        score=subject.score,
         num_halves=config.num_halves,
+        chunk_size=subject.rows_at_once,
     )
     too_few = (f"no distances to the training data, of which there are {len(data.target)}",) if few else ()
     unread_data = ("no distances to the training data, which lie in files",) if unread else ()
     old_data = () if data.base is None else (OLD_DATA,)
-    return card._replace(notes=(*card.notes, *too_few, *unread_data, *old_data))
+    notes = [note for note in card.notes if subject.no_path_kl is None or not note.startswith("no path KL")]
+    why = () if subject.no_path_kl is None else (f"no path KL: {subject.no_path_kl}",)
+    own = subject.own_scores(loaded.params)
+    card = _in_calls(card, subject.calls)
+    return card._replace(
+        measures=(*card.measures, *own),
+        notes=(*notes, *why, *subject.notes, *too_few, *unread_data, *old_data),
+    )
+
+
+def _in_calls(card: ReportCard, calls: int) -> ReportCard:
+    """The card with evaluations counted in calls of the network."""
+    curve = card.nfe_curve
+    points = (point._replace(num_evaluations=calls * point.num_evaluations) for point in curve.points)
+    measures = (each._replace(num_evaluations=calls * each.num_evaluations) for each in card.measures)
+    return card._replace(measures=tuple(measures), nfe_curve=curve._replace(points=tuple(points)))
 
 
 def recorded_settings(run: Path) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import sampling_words
 from experiments.captions import CAPTIONS
 from experiments.plots import colour, family
 from experiments.reward import words as reward_words
@@ -42,7 +43,7 @@ DESCRIPTIONS = {
     "terminal-base": "the same law from samples of the base of weight exp(w l).",
     "terminal-reward": "the same law by memoryless adjoint matching, with w l as its reward, at λ = 1.",
 }
-
+_SAMPLING = ("num_evaluations", "sampling_steps", "tolerance", "guidance")
 
 TERMINAL_NOTES = (
     "The terminal objective weights the end of the path, not the drift: at target weight w it leads to the law "
@@ -103,7 +104,7 @@ def render(
 </section>
 {sections}<section>
 <h2>Figures</h2>
-{"".join(_figure(name, images[name]) for name in CAPTIONS if name in images)}
+{"".join(_figure(name, images[name], config) for name in CAPTIONS if name in images)}
 </section>
 <section>
 <h2>How to read this</h2>
@@ -246,8 +247,10 @@ def _meanings(columns: Sequence[Column]) -> str:
 <tbody>{rows}</tbody></table></div>"""
 
 
-def _figure(name: str, content: bytes) -> str:
+def _figure(name: str, content: bytes, config: Mapping[str, Any]) -> str:
     title, text, alt = CAPTIONS[name]
+    parameters = "averaged" if scores_average(config) else "raw"
+    text = text.format(parameters=parameters, scale=sampling_words.scale(setting(config, "samples_are")))
     kind = name.rpartition(".")[2]
     data = base64.b64encode(content).decode("ascii")
     return f"""<figure><img src="data:image/{kind};base64,{data}" alt="{escape(alt or title)}">
@@ -256,12 +259,12 @@ def _figure(name: str, content: bytes) -> str:
 
 
 def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
-    evaluations, seeds = config.get("num_evaluations"), config.get("seeds", [])
+    seeds = config.get("seeds", [])
     is_reward = bool(setting(config, "reward"))
     descriptions = reward_words.descriptions(methods) if is_reward else DESCRIPTIONS
     named = descriptions if is_reward else [name for name in methods if name in DESCRIPTIONS]
     known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(descriptions[name])}</dd>" for name in named)
-    notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(evaluations, scores_average(config))
+    notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(config)
     if any(name.startswith("terminal") for name in methods):
         notes += TERMINAL_NOTES
     if len(seeds) == 1:
@@ -272,8 +275,7 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     return f"{f'<dl>{known}</dl>' if known else ''}<ul>{items}</ul>"
 
 
-def _adaptation_notes(evaluations: int | None, of_average: bool) -> list[str]:
-    nfe = "an unrecorded number of" if evaluations is None else str(evaluations)
+def _adaptation_notes(config: Mapping[str, Any]) -> list[str]:
     of_raw = (
         "All numbers are of the raw parameters. Averaged parameters (EMA) would flatten every curve and hide what "
         "the stability columns measure."
@@ -283,11 +285,12 @@ def _adaptation_notes(evaluations: int | None, of_average: bool) -> list[str]:
         "--raw scores the raw ones."
     )
     return [
-        averaged if of_average else of_raw,
+        averaged if scores_average(config) else of_raw,
         "Every evaluation, of every method and seed, starts from the same noise, so that differences are due to the "
         "parameters and not to the draw. All seeds start from one pretrained base: the spread is that of fine-tuning.",
         "The energy distance is estimated without bias, and may therefore fall a little below zero.",
-        f"Samples are made with {nfe} evaluations of the drift (NFE) each, those called one-step with a single one.",
+        sampling_words.sampling(*(setting(config, name) for name in _SAMPLING)),
+        *sampling_words.space(setting(config, "features"), setting(config, "samples_are")),
         "The floor is the distance between two disjoint sets of real data. Finite sets of the same law are about "
         "this far apart, so it is what perfect samples would score.",
         "Gradual fine-tuning regresses on w u + (1 - w) v, with u the velocity of the target path, v that of the "

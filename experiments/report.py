@@ -21,6 +21,7 @@ from experiments.card_page import card_section
 from experiments.cards import read_cards
 from experiments.coupling_section import coupling_section, unconverged
 from experiments.files import read_arrays, read_json, write_atomically
+from experiments.images.columns import IMAGE_COLUMNS
 from experiments.images.figures import as_shown, images_by_step, is_image_batch
 from experiments.page import listing, render, setting
 from experiments.path_kl_figure import path_kls
@@ -100,7 +101,7 @@ def _methods(config: Mapping[str, Any], rows: Sequence[Record]) -> list[str]:
 def _table(
     config: Mapping[str, Any], rows: Sequence[Record], methods: Sequence[str]
 ) -> tuple[list[TableRow], list[Column]]:
-    columns = REWARD_COLUMNS if _is_reward(config) else (*COLUMNS, *TERMINAL_COLUMNS)
+    columns = REWARD_COLUMNS if _is_reward(config) else (*COLUMNS, *TERMINAL_COLUMNS, *IMAGE_COLUMNS)
     table = summarise(rows, methods, columns)
     held = set().union(*(row.cells for row in table))
     always = () if _is_reward(config) else COLUMNS
@@ -151,11 +152,11 @@ def _image_pictures(
     methods: Sequence[str],
     motion: Motion,
 ) -> _Pictures:
-    classes = config.get("shown_classes", [])
+    classes, kind = config.get("shown_classes", []), setting(config, "samples_are")
     figures = {
-        "images_by_step.png": images_by_step(motion.snapshots, samples.get("real"), methods, classes),
+        "images_by_step.png": images_by_step(motion.snapshots, samples.get("real"), methods, classes, kind),
         **_curves(rows, methods),
-        "samples.png": plots.sample_grids(_as_shown(samples), methods),
+        "samples.png": plots.sample_grids(_as_shown(samples, kind), methods),
     }
     return figures, {}, []
 
@@ -170,11 +171,11 @@ def _curves(rows: Sequence[Record], methods: Sequence[str]) -> dict[str, Figure 
     }
 
 
-def _as_shown(samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _as_shown(samples: Mapping[str, np.ndarray], kind: str | None) -> dict[str, np.ndarray]:
     real = samples.get("real")
     if real is None:
         return dict(samples)
-    return {name: as_shown(x, real) if is_image_batch(x) else x for name, x in samples.items()}
+    return {name: as_shown(x, real, kind) if is_image_batch(x) else x for name, x in samples.items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -126,8 +126,26 @@ def open_run(
     return RunFolder(path, sinks_of(config.log, path))
 
 
+def begun_run(config: RunSettings, root: Path) -> Path | None:
+    """The folder of the run that ``--resume`` continues; None without. Of several processes the first alone looks.
+
+    Raises:
+        ValueError: if there is nothing to resume.
+    """
+    return Path(agreed(lambda: str(_begun(config, root)))) if config.resume else None
+
+
+def _begun(config: RunSettings, root: Path) -> Path:
+    path = config.out or _latest(root)
+    if not (path / "config.json").exists():
+        raise ValueError(
+            f"nothing to resume: {path} holds no config.json; leave --resume out to start a run there"
+        )
+    return path
+
+
 def _opened(config: RunSettings, root: Path, facts: dict[str, Any], program: str) -> Path:
-    path = config.out or (_latest(root) if config.resume else None)
+    path = _begun(config, root) if config.resume else config.out
     if path is None:
         path = _fresh(root)
     elif (path / "config.json").exists():
@@ -135,10 +153,6 @@ def _opened(config: RunSettings, root: Path, facts: dict[str, Any], program: str
         _say_what_differs(path)
         RunFolder(path).mend()
         return path
-    elif config.resume:
-        raise ValueError(
-            f"nothing to resume: {path} holds no config.json; leave --resume out to start a run there"
-        )
     elif path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give --out an empty or a new folder")
     elif path.exists() and any(entry.suffix != ".partial" for entry in path.iterdir()):

@@ -15,6 +15,7 @@ import tyro
 
 import gft_jax as gft
 from experiments import plots
+from experiments.files import read_json
 from experiments.images.figures import as_shown
 from experiments.planar import is_planar
 from experiments.planar_figures import scatters
@@ -105,7 +106,7 @@ def draw(config: Sample) -> Path:
         f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}"
     )
     side = int(np.ceil(np.sqrt(len(samples))))
-    shown = {loaded.method: as_shown(samples, samples)}, [loaded.method]
+    shown = {loaded.method: as_shown(samples, samples, _kind(config.run))}, [loaded.method]
     picture = scatters(*shown) if is_planar(loaded.event_shape) else plots.sample_grids(*shown, side)
     if picture is not None:
         plots.save(picture, folder / "samples.png")
@@ -143,6 +144,12 @@ def _labels(config: Sample) -> np.ndarray | None:
         raise ValueError(f"--guidance is {config.guidance}; allowed is a finite number")
     every = np.arange(config.num_samples) % num_classes if config.label is None else config.label
     return np.broadcast_to(every, config.num_samples).astype(np.int32)
+
+
+def _kind(run: Path) -> str | None:
+    """What a run on images says of its samples, images or latents; None of others, and of a model without a run."""
+    path = run / "config.json"
+    return read_json(path).get("samples_are") if path.is_file() else None
 
 
 def _folder_name(config: Sample, loaded: Loaded) -> str:

@@ -55,8 +55,7 @@ _STABILITY, _COST = "Stability of convergence", "Cost"
 # fmt: off
 COLUMNS = (
     Column("final_w2", "W2", "W₂", _QUALITY, "lower", 3, 1,
-           "Exact 2-Wasserstein distance (the root, in pixel space) between generated and held-out samples "
-           "at the last evaluation."),
+           "Exact 2-Wasserstein distance (the root) between generated and held-out samples at the last evaluation."),
     Column("best_w2", "best W2", "best W₂", _QUALITY, "lower", 3, 1,
            "Smallest W₂ of all evaluations, step 0 included. It is picked with hindsight, by the very "
            "samples that score it, so it flatters curves that fluctuate."),
@@ -69,7 +68,7 @@ COLUMNS = (
            "Mean length of the sampling trajectories from noise to data at the last evaluation (Euclidean "
            "norm). At equal sample quality, shorter means straighter."),
     Column("one_step_w2", "1-step W2", "one-step W₂", _PATHS, "lower", 3, 1,
-           "W₂ at the last evaluation of samples made in one Euler step (NFE = 1)."),
+           "W₂ at the last evaluation of samples made in one Euler step."),
     Column("retention", "drift change", "distance to base drift", _KEPT, "lower", 3, 1,
            "Root mean squared distance between the drift and the base's, on the base's own sampling paths: zero for "
            "the base itself. Moving away is what fine-tuning is for; moving further than needed is forgetting."),

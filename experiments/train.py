@@ -7,6 +7,7 @@ import difflib
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +26,14 @@ from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
 from experiments.configs.wilds import Wilds
 from experiments.devices import check_devices, join_processes
-from experiments.files import write_arrays
+from experiments.files import read_json, write_arrays
 from experiments.images.bench import ImageBench
+from experiments.images.own_base import own_base
 from experiments.loop import Preempted, Stopped, preemption
 from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.report import table_of, write_report
 from experiments.reward.program import raise_reward
-from experiments.run_folder import RunFolder, open_run
+from experiments.run_folder import RunFolder, begun_run, open_run
 from experiments.summary_text import render_text
 from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
@@ -113,10 +115,13 @@ def run(config: Settings | Reward) -> None:
 def adapt(config: Settings) -> RunFolder:
     """Adapts the base to new data by every method and seed."""
     check_devices(config)
-    task = config.task() if isinstance(config, Images) else None
     root = ROOT / config.experiment
+    task, begun = None, begun_run(config, root)
+    if isinstance(config, Images):
+        config = config if begun is None else _with_base_of(config, begun)
+        task = config.task(None if begun is None else own_base(begun))
     facts = {"methods": list(config.methods), "seeds": list(config.seeds), **config.facts()}
-    facts |= {"num_evaluations": config.sampling_steps} | ({} if task is None else task.facts)
+    facts |= {"num_evaluations": config.num_evaluations} | ({} if task is None else task.facts)
     folder = open_run(config, root, facts)
     print(f"run folder: {folder.path}")
     if isinstance(config, Images) and task is not None:
@@ -144,6 +149,14 @@ def adapt(config: Settings) -> RunFolder:
     if planar:
         write_paths(folder.path, bench.drift, final, config.sampling_steps)
     return folder
+
+
+def _with_base_of(config: Images, run: Path) -> Images:
+    """Settings whose base is the one that a run was begun with, where they name none: the run has a copy of it."""
+    if config.base is not None or config.pretrain:
+        return config
+    begun = read_json(run / "config.json").get("config", {})
+    return replace(config, base=begun.get("base"), base_method=begun.get("base_method"))
 
 
 def finish(run: RunFolder, started: float) -> None:

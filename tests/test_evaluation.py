@@ -388,7 +388,7 @@ def test_what_the_samples_do_not_allow_is_a_note_with_its_reason(monkeypatch):
 
 
 def test_chunks_change_nothing():
-    few = SMALL | {"num_steps": 2, "num_halves": 2, "num_samples": 12}
+    few = SMALL | {"num_steps": 3, "num_halves": 2, "num_samples": 12, "path": PATH, "diffusion": DIFFUSION}
     whole, chunked = (
         report_card(drift, TARGET, BASE, HELD_OUT, **few, chunk_size=chunk_size) for chunk_size in (None, 5)
     )
@@ -399,7 +399,32 @@ def test_chunks_change_nothing():
     assert [measure.num_evaluations for measure in chunked.measures] == [
         measure.num_evaluations for measure in whole.measures
     ]
+    assert chunked.measure("path_kl").value > 0
     assert chunked.nfe_curve.points[0].w2 == pytest.approx(whole.nfe_curve.points[0].w2, rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_steps_may_adapt(chunk_size):
+    """Samples are those of the sampler; paths are the exact ones at the times that are looked at."""
+    few = SMALL | {"num_steps": 4, "num_halves": 2, "num_samples": 12}
+    adapts = {
+        "solver": diffrax.Dopri5(),
+        "stepsize_controller": diffrax.PIDController(rtol=1e-4, atol=1e-4),
+        "chunk_size": chunk_size,
+    }
+    card = report_card(drift, TARGET, BASE, HELD_OUT, **few, **adapts)
+    path = card.arrays.trajectory
+    expected = gft.sampling.sample_ode(drift, TARGET, path[0], **adapts)
+    np.testing.assert_allclose(card.arrays.samples, expected.x, rtol=1e-5, atol=1e-5)
+    times = np.linspace(0, 1, 5)
+    np.testing.assert_allclose(card.arrays.times, times, rtol=1e-6)
+    for t, x in zip(times, path, strict=True):
+        sd = np.sqrt(slope_and_variance(t, float(TARGET["sd"]))[1])
+        np.testing.assert_allclose(x, t * np.asarray(TARGET["mean"]) + sd * path[0], atol=2e-3)
+    assert card.measure("w2").num_evaluations == int(np.max(expected.num_evaluations)) > 6
+    assert card.num_steps is None
+    assert "12 samples by Dopri5 with steps that adapt. Base" in markdown(card)
+    assert "in 4 steps" in markdown(card._replace(num_steps=4))
 
 
 def test_the_table_shows_every_number_and_is_aligned(card):

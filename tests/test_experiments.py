@@ -499,7 +499,7 @@ def test_the_checkpoint_that_is_asked_for_is_judged(inside, tmp_path, monkeypatc
     gft.checkpoints.save_params(run / "params" / "plain-seed0-best", other)
     judged = []
 
-    def judge(config, settings, data, loaded):
+    def judge(config, subject, loaded):
         judged.append(loaded.params)
         raise ValueError("seen")
 

@@ -39,6 +39,7 @@ def test_scores_of_a_drift_that_is_the_same_everywhere(rows_at_once):
     assert scores["w2"] == pytest.approx(2.0 * side, rel=1e-5)
     assert scores["one_step_w2"] == pytest.approx(2.0 * side, rel=1e-5)
     assert scores["retention"] == pytest.approx(1.0 * side, rel=1e-5)
+    assert scores["num_evaluations"] == 3
     # The velocity of the pairs is 3: of the way of 2 from the base's drift, half has been gone.
     assert scores["reached_weight"] == pytest.approx(0.5, rel=1e-5)
 
@@ -53,6 +54,25 @@ def test_an_adaptive_sampler_reaches_the_same_samples_without_a_path_length():
     (scores, samples), noise = scores_of(2.0, 1.0, Sampler(3, tolerance=1e-3))
     np.testing.assert_allclose(samples, noise + 2.0, rtol=1e-5)
     assert "path_length" not in scores
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-2])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_calls_of_the_network_are_counted(tolerance, guidance):
+    counted = []
+
+    def counting(params, t, x, cond=None, /):
+        jax.debug.callback(lambda: counted.append(1))
+        return params * jnp.sin(9 * t)[:, None] * x
+
+    sampler = Sampler(3, tolerance=tolerance, guidance=guidance)
+    sampled = sampler.sample(
+        sampler.drift(counting, True), jnp.float32(4.0), jnp.ones((2, 3)), jnp.zeros(2, int)
+    )
+    jax.effects_barrier()
+    assert sampled.num_evaluations.tolist() == [len(counted)] * 2
+    assert sampler.num_evaluations == (3 * guidance if tolerance is None else None)
+    assert len(counted) > 3 * guidance or tolerance is None
 
 
 def test_parts_are_of_one_size_and_give_all_rows_once():

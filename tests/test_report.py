@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments import plots, report
+from experiments.images.figures import as_shown
 from experiments.page import listing, render
 from experiments.path_kl_figure import path_kls
 from experiments.summary import COLUMNS, Statistic, read_metrics, summarise
@@ -503,6 +504,74 @@ def test_colour_images_are_shown_and_vectors_are_not():
     assert shown.shape == (71, 71, 3)
     assert shown.max() == 1.0
     assert plots.sample_grids({"plain": np.zeros((64, 5))}, ["plain"]) is None
+
+
+def test_latents_are_shown_as_such_whatever_their_channels_and_images_as_they_are():
+    rng = np.random.default_rng(0)
+    for channels, shown in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        latents = 5 * rng.normal(size=(8, 4, 4, channels))
+        top = np.quantile(np.abs(latents), 0.99)
+        np.testing.assert_allclose(as_shown(latents, latents, "latents"), latents[..., :shown] / top)
+        if channels in (1, 3):
+            for kind in ("images", None):
+                np.testing.assert_array_equal(as_shown(latents, latents, kind), latents)
+    # What nobody has named: no images have four channels but those with transparency, which say so.
+    np.testing.assert_allclose(as_shown(latents, latents, None), latents[..., :3] / top)
+    pixels = np.array([[0.5, -0.5, 0.0, 1.0], [0.5, -0.5, 0.0, -1.0], [0.5, -0.5, 0.0, 0.0]]).reshape(
+        1, 1, 3, 4
+    )
+    on_white = as_shown(pixels, pixels, "images")
+    np.testing.assert_allclose(on_white[0, 0], [[0.5, -0.5, 0.0], [1.0, 1.0, 1.0], [0.75, 0.25, 0.5]])
+
+
+def page_with(tmp_path, facts, settings, event=(8, 8, 3), **scores):
+    config = run_config(["plain"], (0,)) | facts
+    config["config"] |= settings
+    rows = run_rows(["plain"], (0,))
+    rows = [row | scores if row["kind"] == "evaluation" else row for row in rows]
+    return text_of(report.write_report(write_run(tmp_path, rows, config, ("real", "base", "plain"), event)))
+
+
+def test_the_page_says_whose_parameters_are_scored_and_in_which_space_samples_are_compared(tmp_path):
+    plain = page_with(tmp_path / "plain", {}, {})
+    assert "every evaluation of the raw parameters" in plain
+    assert "with 100 evaluations of the drift (NFE) each; those called one-step with a single one" in plain
+    assert "from -1 to 1" in plain.replace("&minus;", "-")
+    for word in ("pixel", "latents", "features", "averaged parameters."):
+        assert word not in plain
+    facts = {"scores_average": True, "samples_are": "latents"}
+    latents = page_with(tmp_path / "latents", facts, {})
+    assert "every evaluation of the averaged parameters" in latents
+    assert "All distances are between latents" in latents
+    assert "Of latents the first three channels" in latents
+    features = page_with(tmp_path / "features", facts, {"features": "mine:inception"})
+    assert "are those of features of the samples, by mine:inception" in features
+    assert "All distances are between latents" not in features
+
+
+def test_the_page_says_what_samples_have_cost(tmp_path):
+    guided = page_with(
+        tmp_path / "guided",
+        {},
+        {"guidance": 4.0, "sampling_steps": 50, "tolerance": None},
+        num_evaluations=100.0,
+    )
+    assert (
+        "with 100 calls of the network (NFE) each, in 50 Euler steps of the drift guided with scale 4"
+        in guided
+    )
+    assert "those called one-step with two" in guided
+    assert '<th class="" scope="col">NFE</th>' in guided
+    adaptive = page_with(
+        tmp_path / "adaptive",
+        {"num_evaluations": None},
+        {"guidance": 1.0, "tolerance": 1e-5},
+        num_evaluations=87.0,
+    )
+    assert "Its steps adapt to a tolerance of 1e-05" in adaptive
+    assert '<td class="">87</td>' in adaptive
+    assert "the column NFE has it" in adaptive
+    assert "NFE</th>" not in page_with(tmp_path / "plain", {}, {})
 
 
 def test_large_figures_are_written_coarser(tmp_path):

@@ -80,7 +80,8 @@ def check_images(config: Images) -> None:
     Raises:
         ValueError: that says what was given and what is allowed.
     """
-    require(config.pretrain != (config.base is not None), "base", config.base, "a folder, or else --pretrain")
+    has_base = config.base is not None or (config.resume and not config.pretrain)
+    require(config.pretrain != has_base, "base", config.base, "a folder, or else --pretrain")
     if config.pretrain:
         only = f"{PRETRAINING}, with --pretrain"
         require(config.methods == (PRETRAINING,), "methods", config.methods, only)

@@ -19,7 +19,7 @@ from experiments.configs.settings import MethodName, Settings, require
 from experiments.data.image_rows import LabelledRows, Layout, folder_rows, latent_rows
 from experiments.data.listed_images import index_file_of
 from experiments.data.shifted import ShiftedData
-from experiments.images.evaluator import Features
+from experiments.images.evaluator import Features, Sampler
 from experiments.images.networks import NetworkName, Pretrained, pretrained
 from experiments.images.task import ImageTask, task_of
 
@@ -158,6 +158,16 @@ class Images(Settings):
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"--features is {self.features}, allowed is MODULE:FUNCTION: {error}") from error
 
+    @property
+    def sampler(self) -> Sampler:
+        """How samples are made in the evaluations."""
+        return Sampler(self.sampling_steps, self.tolerance, self.guidance, self.rows_at_once)
+
+    @property
+    def num_evaluations(self) -> int | None:
+        """Calls of the network for a sample; None where steps adapt."""
+        return self.sampler.num_evaluations
+
     def pretrained(self) -> Pretrained | None:
         """The base that --base names; None with --pretrain."""
         return None if self.base is None else pretrained(Path(self.base), self.base_method)
@@ -176,9 +186,13 @@ class Images(Settings):
             path, self.size, self.mode, classes, index_file_of(path, Path("runs") / self.experiment)
         )
 
-    def task(self) -> ImageTask:
-        """Data and network; see `task_of` for what is refused."""
-        return task_of(self, self.pretrained())
+    def task(self, own: Pretrained | None = None) -> ImageTask:
+        """Data and network; see `task_of` for what is refused.
+
+        Args:
+            own: the copy of its base that a run keeps, which then takes the place of the one that --base names.
+        """
+        return task_of(self, self.pretrained() if own is None or self.pretrain else own)
 
     def data(self) -> ShiftedData:
         """Images or latents ``[num, height, width, channels]``."""

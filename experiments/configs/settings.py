@@ -287,6 +287,11 @@ class Settings(RunSettings):
             require(fits, "controls.replay_every", every, f"a divisor of the {on_each}, at least 2")
 
     @property
+    def num_evaluations(self) -> int | None:
+        """Evaluations of the drift for a sample; None where their number is not known beforehand."""
+        return self.sampling_steps
+
+    @property
     def cooling_steps(self) -> int:
         """Steps after which the temperature is zero."""
         return max(1, round(self.cooling_fraction * self.steps))

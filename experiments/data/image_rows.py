@@ -1,14 +1,15 @@
 """Images of a folder, or latents of a file, with their classes."""
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 import gft_jax as gft
+from experiments.data import digests
 from experiments.data.class_numbers import in_network
 from experiments.data.division import Division
 from experiments.data.listed_images import ListedImages
@@ -36,8 +37,8 @@ class LabelledRows(NamedTuple):
     """Numbers of their classes ``[num]``, int32; None of rows without classes."""
     classes: tuple[str, ...]
     """Names of the classes in the order of their numbers; fewer, or none, where labels of a file have none."""
-    fingerprint: str
-    """Differs for other rows: of images by their names and labels, of latents by shape and labels."""
+    digests: Callable[[], dict[str, str]]
+    """Finds what tells the rows from others, by what it is of; see `experiments.data.digests`."""
     kind: Literal["images", "latents"] = "images"
     has_own_numbers: bool = False
     """Whether the data themselves number the classes, as labels of a file and benchmarks do; the order of folders does
@@ -47,6 +48,12 @@ class LabelledRows(NamedTuple):
     def event_shape(self) -> tuple[int, ...]:
         """``(height, width, channels)``."""
         return tuple(self.rows.shape[1:])
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What tells rows and labels from others: their digests, shape, and the numbers of the classes."""
+        labels = "none" if self.labels is None else digests.digest(self.labels.tobytes())
+        return {"shape": str(tuple(self.rows.shape)), **self.digests(), "labels": labels}
 
     @property
     def num_classes(self) -> int | None:
@@ -120,7 +127,7 @@ def folder_rows(
     listing = list_images(folder, classes or None)
     labels = None if listing.labels is None else np.array(listing.labels, np.int32)
     rows = ListedImages(folder, listing.names, size=size, mode=mode, index_file=index_file)
-    return LabelledRows(rows, labels, listing.classes, fingerprint(listing.names, labels))
+    return LabelledRows(rows, labels, listing.classes, partial(digests.of_folder, folder, listing.names))
 
 
 def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledRows:
@@ -151,9 +158,10 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
         raise ValueError(
             f"{file} has no array labels, and --classes names {len(classes)} classes: leave it out"
         )
-    told = fingerprint([f"{latents.shape} {latents.dtype}"], labels)
     rows = latents if layout == "nhwc" else _Turned(latents)
-    return LabelledRows(rows, labels, tuple(classes), told, "latents", has_own_numbers=True)
+    return LabelledRows(
+        rows, labels, tuple(classes), partial(digests.of_latents, file), "latents", has_own_numbers=True
+    )
 
 
 def _check_labels(file: Path, labels: np.ndarray, num_rows: int, classes: Sequence[str]) -> None:
@@ -208,10 +216,3 @@ def num_bytes(rows: Rows, count: int) -> int:
 
 def _read(rows: Rows, index: np.ndarray) -> np.ndarray:
     return gft.data.in_memory(Taken(rows, index)).astype(np.float32)
-
-
-def fingerprint(names: Sequence[str], labels: np.ndarray | None) -> str:
-    """A digest of names and labels."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(b"" if labels is None else labels.tobytes())
-    return digest.hexdigest()[:16]

@@ -28,13 +28,15 @@ Source: Koh et al., "WILDS: a benchmark of in-the-wild distribution shifts", arX
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.data import digests
 from experiments.data.csv_lines import Line, lines_of
-from experiments.data.image_rows import LabelledRows, fingerprint
+from experiments.data.image_rows import LabelledRows
 from experiments.data.listed_images import ListedImages
 
 WildsName = Literal["camelyon17", "rxrx1", "fmow"]
@@ -181,7 +183,7 @@ def wilds_rows(
         )
     labels = np.array([numbers[row.label] for row in chosen], np.int32)
     found = ListedImages(folder, names, size=size, mode="RGB", index_file=index_file)
-    return LabelledRows(found, labels, classes, fingerprint(names, labels))
+    return LabelledRows(found, labels, classes, partial(digests.of_folder, folder, names))
 
 
 def _rows_of(folder: Path, dataset: WildsName) -> list[Row]:

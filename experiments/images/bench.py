@@ -10,10 +10,12 @@ import optax
 
 import gft_jax as gft
 from experiments.configs.images import Images
+from experiments.data.digests import check_same
 from experiments.devices import fuses_attention, runner_of
 from experiments.evaluator import NOISE_SEED, Evaluate
 from experiments.files import read_json
 from experiments.images.evaluator import NUM_PAIRS, Sampler, by_parts, evaluator, floor
+from experiments.images.networks import Pretrained
 from experiments.images.task import ImageTask
 from experiments.loop import Loop, Watch, found, keep
 from experiments.methods import Method
@@ -21,6 +23,7 @@ from experiments.planar import snapshot_keeper
 from experiments.run_folder import RunFolder
 from experiments.semi_discrete import potentials_of_run
 from experiments.workbench import REPLAY_SEED, Workbench
+from gft_jax.checkpoints import fingerprint
 from gft_jax.couplings import Coupling
 from gft_jax.loading import describe_model, init_params, params_folder
 from gft_jax.pairing import Batches
@@ -47,7 +50,7 @@ class ImageBench(Workbench):
             self.drift = task.lora.on_activations(self.drift)
         if half:
             self.drift = gft.drifts.in_precision(self.drift)
-        self.sampler = Sampler(config.sampling_steps, config.tolerance, config.guidance, config.rows_at_once)
+        self.sampler = config.sampler
 
     def method(self, name: str) -> Method:
         """Objective, cooling and optimiser of a method; the gradient is clipped."""
@@ -80,17 +83,13 @@ class ImageBench(Workbench):
         There is no path KL: it takes many paths of an SDE.
 
         Raises:
-            ValueError: if the run was begun on other data, or the base cannot be read.
+            ValueError: if the run was begun on other data or with another base, or the base cannot be read.
         """
-        config, first = self.config, self.config.seeds[0]
-        self._check_same_data(folder)
-        if config.coupling == "semi-discrete":
-            self._potentials = potentials_of_run(folder, self.data.target, first)
+        first = self.config.seeds[0]
+        self.check_same_data(folder.path)
         base_params = self._base(folder)
-        features = config.feature_extractor()
-        pairs = self._pairs(base_params)
-        evaluate = evaluator(self.drift, base_params, self.data, self.path, self.sampler, pairs, features)
-        folder.log_once({"kind": "floor", "seed": first, **floor(self.data, features)})
+        evaluate = self.scores(folder, base_params)
+        folder.log_once({"kind": "floor", "seed": first, **self.floor()})
         scores, samples = evaluate(base_params)
         folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})
         if self.task.lora is None:
@@ -98,31 +97,52 @@ class ImageBench(Workbench):
         apply = self.task.lora.adapter.apply
         return base_params, lambda adapters: evaluate(apply(adapters, base_params)), samples
 
-    def _check_same_data(self, folder: RunFolder) -> None:
-        begun = read_json(folder.path / "config.json").get("data_fingerprint")
-        if begun != self.task.facts["data_fingerprint"]:
-            raise ValueError(
-                f"{folder.path} was begun on other images: those of --data have changed since; restore them, or start "
-                "another run"
-            )
+    def scores(self, folder: RunFolder, base_params: Params) -> Evaluate:
+        """Scores of parameters of the drift, always from the same noise and on the same pairs."""
+        if self.config.coupling == "semi-discrete":
+            self._potentials = potentials_of_run(folder, self.data.target, self.config.seeds[0])
+        pairs, features = self._pairs(base_params), self.config.feature_extractor()
+        return evaluator(self.drift, base_params, self.data, self.path, self.sampler, pairs, features)
+
+    def floor(self) -> dict[str, float]:
+        """Scores of real samples."""
+        return floor(self.data, self.config.feature_extractor())
+
+    def check_same_data(self, run: Path) -> None:
+        """Refuses other data than those that a run was begun on, with a ValueError that says what differs."""
+        begun = read_json(run / "config.json").get("data_fingerprint")
+        check_same(run, begun, self.task.facts["data_fingerprint"])
 
     def _base(self, folder: RunFolder) -> Params:
         """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none."""
-        base, own = self.task.base, params_folder(folder.path, "base")
-        if folder.is_writer:
-            describe_model(folder.path, self.module, self.event_shape, self.task.lora)
+        own = params_folder(folder.path, "base")
         new = init_params(self.module, jax.random.key(NEW_SEED), self.event_shape)
         params = found(own, new)
-        if params is None:
-            params = new
-            if base is not None:
-                loaded = gft.load(base.folder, base.method)
-                params = loaded.params
-                if loaded.lora is not None and base.method != "base":
-                    params = loaded.lora.merge(*loaded.params)
-                if getattr(self.module, "scan", False) and not getattr(base.module, "scan", False):
-                    params = gft.networks.stacked(params)
-            keep(own, params)
+        if params is not None:
+            return params
+        base = self.config.pretrained()
+        params = new if base is None else self._copied(base, folder)
+        if folder.is_writer:
+            describe_model(folder.path, self.module, self.event_shape, self.task.lora)
+        keep(own, params)
+        return params
+
+    def _copied(self, base: Pretrained, folder: RunFolder) -> Params:
+        """Parameters of the base that --base names; the same as before where they are copied again."""
+        loaded = gft.load(base.folder, base.method)
+        params = loaded.params
+        if loaded.lora is not None and base.method != "base":
+            params = loaded.lora.merge(*loaded.params)
+        if getattr(self.module, "scan", False) and not getattr(base.module, "scan", False):
+            params = gft.networks.stacked(params)
+        here = {"base_fingerprint": fingerprint(params)}
+        begun = read_json(folder.path / "config.json").get("base_fingerprint")
+        if begun not in (None, here["base_fingerprint"]):
+            raise ValueError(
+                f"{folder.path} was begun with another base than there is in {base.folder} now, and its copy is lost: "
+                "restore one of the two, or start another run"
+            )
+        folder.add_facts(here)
         return params
 
     def _pairs(self, base_params: Params) -> gft.Batch:
@@ -169,7 +189,7 @@ class ImageBench(Workbench):
         if count is not None:
             labels = np.random.default_rng(REPLAY_SEED).integers(count, size=num).astype(np.int32)
         plain = Sampler(self.sampler.num_steps)
-        draw = jax.jit(lambda noise, labels: plain.sample(self.drift, base_params, noise, labels)[0])
+        draw = jax.jit(lambda noise, labels: plain.sample(self.drift, base_params, noise, labels).x)
         samples = by_parts(draw, self.sampler.rows_at_once, noise, labels)
         return gft.pairing.batches(samples, batch_size=batch_size, seed=seed, cond=labels)
 

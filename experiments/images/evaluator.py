@@ -28,6 +28,17 @@ NUM_RETAINED = 64
 _RETENTION_TIMES = (0.0, 0.3, 0.6, 0.9)
 
 
+class Sampled(NamedTuple):
+    """Samples, and what they cost."""
+
+    x: Array
+    """``[num, *event]``; not finite where the solver did not come to the end."""
+    lengths: Array | None
+    """Of their paths ``[num]``, where steps are Euler's."""
+    num_evaluations: Array
+    """Calls of the network for each ``[num]``, rejected steps included."""
+
+
 class Sampler(NamedTuple):
     """How samples are made."""
 
@@ -38,6 +49,28 @@ class Sampler(NamedTuple):
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 for none."""
     rows_at_once: int = 64
+
+    @property
+    def solver(self) -> diffrax.AbstractSolver:
+        """Euler's method, or the one whose steps adapt."""
+        return diffrax.Euler() if self.tolerance is None else diffrax.Dopri5()
+
+    @property
+    def controller(self) -> diffrax.AbstractStepSizeController | None:
+        """Of the steps; None for equal ones."""
+        if self.tolerance is None:
+            return None
+        return diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network for an evaluation of the drift that is sampled."""
+        return 1 if self.guidance == 1.0 else 2
+
+    @property
+    def num_evaluations(self) -> int | None:
+        """Calls of the network for a sample; None where steps adapt, and it takes counting."""
+        return self.calls * self.num_steps if self.tolerance is None else None
 
     def drift(self, drift: Drift, is_conditional: bool) -> Drift:
         """The drift that is sampled, over the same parameters."""
@@ -50,19 +83,20 @@ class Sampler(NamedTuple):
 
         return velocity
 
-    def sample(self, drift: Drift, params: Params, noise: Array, cond: Any) -> tuple[Array, Array | None]:
-        """Samples, and the lengths of their paths where steps are Euler's."""
+    def sample(self, drift: Drift, params: Params, noise: Array, cond: Any) -> Sampled:
+        """Samples of a drift, of that which is sampled."""
         if self.tolerance is None:
             result = gft.sampling.sample_ode(
                 drift, params, noise, cond=cond, num_steps=self.num_steps, save_steps=True
             )
             trajectory: Any = result.trajectory
-            return result.x, gft.metrics.path_length(trajectory)
-        controller = diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance)
-        result = gft.sampling.sample_ode(
-            drift, params, noise, cond=cond, solver=diffrax.Dopri5(), stepsize_controller=controller
-        )
-        return jnp.where(result.succeeded, result.x, jnp.nan), None
+            x, lengths = result.x, gft.metrics.path_length(trajectory)
+        else:
+            result = gft.sampling.sample_ode(
+                drift, params, noise, cond=cond, solver=self.solver, stepsize_controller=self.controller
+            )
+            x, lengths = jnp.where(result.succeeded, result.x, jnp.nan), None
+        return Sampled(x, lengths, jnp.broadcast_to(self.calls * result.num_evaluations, len(x)))
 
 
 def evaluator(
@@ -78,8 +112,8 @@ def evaluator(
 
     The names are those of `experiments.evaluator.evaluator`: ``w2``, ``energy_distance``, ``diversity``,
     ``one_step_w2`` and ``training_energy_distance`` (to as many data of fine-tuning as are held out) in pixels or in
-    features, ``path_length`` where steps are Euler's, ``retention`` at four times of the base's sampling paths, and
-    ``reached_weight`` on `pairs`.
+    features, ``path_length`` where steps are Euler's, ``retention`` at four times of the base's sampling paths,
+    ``reached_weight`` on `pairs`, and ``num_evaluations``, the mean number of calls of the network for a sample.
 
     Args:
         drift: the network.
@@ -99,9 +133,8 @@ def evaluator(
 
     @jax.jit
     def draw(params: Params, noise: Array, cond: Any) -> Any:
-        samples, lengths = sampler.sample(sampled_drift, params, noise, cond)
         one_step = gft.sampling.sample_ode(sampled_drift, params, noise, cond=cond, num_steps=1).x
-        return samples, one_step, lengths
+        return sampler.sample(sampled_drift, params, noise, cond), one_step
 
     @jax.jit
     def on_base_paths(params: Params, noise: Array, cond: Any) -> Array:
@@ -129,10 +162,10 @@ def evaluator(
     retained = (times, paths, np.zeros_like(paths), None if few[1] is None else jnp.repeat(few[1], count))
 
     def evaluate(params: Params) -> tuple[dict[str, float], np.ndarray]:
-        samples, one_step, lengths = in_parts(functools.partial(draw, params), noise, labels)
+        sampled, one_step = in_parts(functools.partial(draw, params), noise, labels)
         of = functools.partial(moved, params, base_params)
         squared, along = in_parts(of, rows.t, rows.x, rows.velocity, rows.cond)
-        made = seen(samples)
+        made = seen(sampled.x)
         scores = {
             "w2": gft.metrics.w2(made, held_out),
             "energy_distance": gft.metrics.energy_distance(made, held_out),
@@ -141,10 +174,11 @@ def evaluator(
             "training_energy_distance": gft.metrics.energy_distance(made, fresh),
             "retention": np.sqrt(np.mean(in_parts(of, *retained)[0])),
             "reached_weight": gft.cooling.effective_target_weight(np.mean(squared), np.mean(along)),
+            "num_evaluations": np.mean(sampled.num_evaluations),
         }
-        if lengths is not None:
-            scores["path_length"] = np.mean(lengths)
-        return {name: float(value) for name, value in scores.items()}, samples
+        if sampled.lengths is not None:
+            scores["path_length"] = np.mean(sampled.lengths)
+        return {name: float(value) for name, value in scores.items()}, sampled.x
 
     return evaluate
 

@@ -18,15 +18,26 @@ def is_image_batch(samples: np.ndarray) -> bool:
     return samples.ndim in (3, 4)
 
 
-def as_shown(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Samples as images on the scale [-1, 1]: of latents, which have other channels, the first three as colours.
+def as_shown(samples: np.ndarray, real: np.ndarray, kind: str | None) -> np.ndarray:
+    """Samples as images on the scale [-1, 1] with one channel or three.
 
-    Latents are divided by the 99th percentile of the real ones' absolute values.
+    Of latents the first three channels, as colours, or of fewer the first; they are divided by the 99th percentile of
+    the real ones' absolute values. Images with transparency are laid on white.
+
+    Args:
+        samples: ``[num, height, width]``, or with channels; others are left as they are.
+        real: real ones.
+        kind: "images" or "latents"; None where nobody said: what has other channels than images is latents then.
     """
-    if is_image(samples.shape[1:]) or not is_image_batch(samples):
+    if not is_image_batch(samples) or samples.ndim == 3:
         return samples
-    first = samples[..., : 3 if samples.shape[-1] > 3 else 1]
-    return first / max(float(np.quantile(np.abs(real), 0.99)), 1e-6)
+    if kind == "latents" or (kind is None and not is_image(samples.shape[1:])):
+        first = samples[..., : 3 if samples.shape[-1] >= 3 else 1]
+        return first / max(float(np.quantile(np.abs(real), 0.99)), 1e-6)
+    if samples.shape[-1] != 4:
+        return samples
+    opacity = np.clip((samples[..., 3:] + 1) / 2, 0, 1)
+    return opacity * samples[..., :3] + (1 - opacity)
 
 
 @rc_context(BARE)
@@ -35,6 +46,7 @@ def images_by_step(
     real: np.ndarray | None,
     methods: Sequence[str],
     classes: Sequence[str],
+    kind: str | None,
 ) -> Figure | None:
     """Samples of the same noise: a panel for each method, in it a row for each of up to six steps, last real images.
 
@@ -43,6 +55,7 @@ def images_by_step(
         real: real ones, of the same classes in the same order.
         methods: order of the methods.
         classes: names of the classes of the columns; none where there are none.
+        kind: what they are, as of `as_shown`.
 
     Returns:
         The figure; None where there are no samples, or they are no images.
@@ -62,12 +75,12 @@ def images_by_step(
         ax.axis("off")
     for ax, name in zip(axes, names, strict=False):
         shown = [snapshots[name][step][:num] for step in rows[name]] + [real[:num]]
-        images = as_shown(np.concatenate(shown), real)
+        images = as_shown(np.concatenate(shown), real, kind)
         picture = mosaic(images, len(shown), num)
         if picture.ndim == 2:
             ax.imshow(picture, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         else:
-            ax.imshow(np.clip((picture[..., :3] + 1) / 2, 0, 1), interpolation="nearest")
+            ax.imshow(np.clip((picture + 1) / 2, 0, 1), interpolation="nearest")
         ax.set_title(name, color=colour(name, methods), fontweight="bold")
         down, across = picture.shape[0] / len(shown), picture.shape[1] / num
         labels = [f"step {step}" for step in rows[name]] + ["real"]

@@ -33,8 +33,6 @@ class ImageTask(NamedTuple):
     division: Division
     """Which of them are trained on."""
     module: linen.Module
-    base: Pretrained | None
-    """None where the network is pretrained now."""
     lora: LowRank | None
     """The low-rank adaptation; None where all parameters are trained."""
     facts: dict[str, Any]
@@ -86,7 +84,7 @@ def task_of(config: Images, base: Pretrained | None) -> ImageTask:
         "scores_average": not config.raw,
         "data_fingerprint": found.fingerprint,
     }
-    return ImageTask(found, division, module, base, lora, facts)
+    return ImageTask(found, division, module, lora, facts)
 
 
 def _check_base(config: Images, base: Pretrained) -> None:

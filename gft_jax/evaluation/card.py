@@ -46,6 +46,7 @@ def report_card(
     cond: Any = None,
     solver: diffrax.AbstractSolver = diffrax.Euler(),
     num_steps: int = 100,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     nfe_solvers: Sequence[diffrax.AbstractSolver] = (diffrax.Euler(), diffrax.Midpoint()),
     nfe_steps: Sequence[int] = (1, 2, 4, 8, 16, 32),
     path: Path | None = None,
@@ -108,6 +109,9 @@ def report_card(
         cond: conditions of the samples, a pytree of ``[num, ...]``, or None.
         solver: of samples and paths.
         num_steps: its equal steps, >= 1.
+        stepsize_controller: an adaptive one for the steps of the solver instead, which then adapt to the rows of a
+            chunk; num_steps is the number of equal intervals after which paths are looked at, between which they
+            count as straight, and of the steps of the path KL.
         nfe_solvers: of the curve.
         nfe_steps: of the curve.
         path: affine path that drift and base were trained on, for the path KL; None leaves it out, unless there is a
@@ -119,7 +123,7 @@ def report_card(
         level: probability of covering, in (0, 1).
         num_halves: of each interval, >= 2.
         num_floors: pairs of real sets in each floor, >= 1.
-        chunk_size: see `gft_jax.sampling.sample_ode`.
+        chunk_size: of all that evaluates a drift, see `gft_jax.sampling.sample_ode`.
 
     Raises:
         ValueError: for numbers out of range, too few data (how many there must be), unlike events, samples that are
@@ -160,12 +164,12 @@ def report_card(
     x0 = (draw if source is None else source)(row_keys(key_noise, num))[0]
     check_source_rows(x0, num, held)
     student, base = (
-        roll_out(name, drift, weights, x0, cond, solver, num_steps, chunk_size)
+        roll_out(name, drift, weights, x0, cond, solver, num_steps, chunk_size, stepsize_controller)
         for name, weights in (("the fine-tuned drift", params), ("the base", base_params))
     )
     one_step = solve(drift, params, x0, cond, time_grids.uniform(1), diffrax.Euler(), chunk_size).x
     points = curve_points(drift, params, x0, real.reference, nfe_solvers, grids, cond, chunk_size)
-    times, squares = squared_velocity_distances(drift, params, base_params, base, cond)
+    times, squares = squared_velocity_distances(drift, params, base_params, base, cond, chunk_size)
 
     judge, notes = Judge(key_halves, key_floors, level, num_halves, num_floors), []
     subject = Subject(
@@ -229,7 +233,7 @@ def report_card(
         arrays,
         num,
         solver_name(solver),
-        num_steps,
+        num_steps if stepsize_controller is None else None,
         level,
         num_halves,
         num_floors,

@@ -28,11 +28,17 @@ class Measure(NamedTuple):
     floor: float | None
     """Mean of the metric with real samples in place of generated ones, at the same numbers; None where it has none."""
     num_evaluations: int
-    """Evaluations of the drift (NFE) that one sample or path has cost."""
+    """Evaluations of the drift (NFE) that one sample or path has cost; with steps that adapt to each chunk, the
+    most."""
     unit: str
     """That of the data, ``data``, or its square, ``data^2``; ``feature^2`` likewise; ``nats``; empty without unit."""
     better: str
     """``lower``, or ``as real``: as the floor; empty where neither direction is better."""
+
+
+def in_steps(num_steps: int | None) -> str:
+    """How a solver stepped, in words that follow its name."""
+    return "with steps that adapt" if num_steps is None else f"in {num_steps} steps"
 
 
 class CardArrays(NamedTuple):
@@ -45,17 +51,17 @@ class CardArrays(NamedTuple):
     real: np.ndarray
     """The held-out samples that they were compared with."""
     times: np.ndarray
-    """Flow times of the paths ``[num_steps + 1]``."""
+    """Flow times of the paths ``[num_times]``."""
     trajectory: np.ndarray
-    """Paths of the fine-tuned drift ``[num_steps + 1, num, *event]``."""
+    """Paths of the fine-tuned drift ``[num_times, num, *event]``."""
     base_trajectory: np.ndarray
     """Paths of the base."""
     velocity_variance: np.ndarray
-    """`gft_jax.metrics.velocity_variance` by step ``[num_steps]``."""
+    """`gft_jax.metrics.velocity_variance` between them ``[num_times - 1]``."""
     base_velocity_variance: np.ndarray
     """The same of the base."""
     compared_times: np.ndarray
-    """Flow times ``[num_times]`` at which the two drifts were compared, on paths of the base."""
+    """Flow times at which the two drifts were compared, on paths of the base."""
     velocity_distance: np.ndarray
     """Root mean squared distance of the two velocities at each of them."""
 
@@ -74,8 +80,9 @@ class ReportCard(NamedTuple):
     num_samples: int
     """Samples in each set."""
     solver: str
-    """Solver of the samples and paths, with equal steps."""
-    num_steps: int
+    """Solver of the samples and paths."""
+    num_steps: int | None
+    """Its equal steps; None where they adapt."""
     level: float
     """Probability with which an interval covers."""
     num_halves: int

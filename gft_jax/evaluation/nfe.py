@@ -159,19 +159,23 @@ def solve(
     chunk_size: int | None,
     *,
     save_steps: bool = False,
+    controller: diffrax.AbstractStepSizeController | None = None,
 ) -> OdeSample:
-    """The ODE along a grid, in one program; in several only by chunks, whose loop no program can hold."""
+    """The ODE along a grid, in one program; in several only by chunks, whose loop no program can hold.
+
+    With a controller the steps are its own, and the grid is where the way is looked at.
+    """
+    grid = tuple(times.tolist())
     if chunk_size is None:
-        return _solve(drift, params, x0, cond, tuple(times.tolist()), solver, save_steps)
+        return _solve(drift, params, x0, cond, grid, solver, save_steps, controller)
     return sample_ode(
         drift,
         params,
         x0,
         cond=cond,
-        times=times,
         solver=solver,
-        save_steps=save_steps,
         chunk_size=chunk_size,
+        **_steps(grid, save_steps, controller),
     )
 
 
@@ -184,8 +188,17 @@ def _solve(
     times: tuple[float, ...],
     solver: diffrax.AbstractSolver,
     save_steps: bool,
+    controller: diffrax.AbstractStepSizeController | None,
 ) -> OdeSample:
-    return sample_ode(drift, params, x0, cond=cond, times=times, solver=solver, save_steps=save_steps)
+    return sample_ode(drift, params, x0, cond=cond, solver=solver, **_steps(times, save_steps, controller))
+
+
+def _steps(
+    times: tuple[float, ...], save_steps: bool, controller: diffrax.AbstractStepSizeController | None
+) -> dict[str, Any]:
+    if controller is None:
+        return {"times": times, "save_steps": save_steps}
+    return {"stepsize_controller": controller, "save_at": times if save_steps else None}
 
 
 def failure(sample: OdeSample) -> str | None:

@@ -1,5 +1,6 @@
 """What a report card runs the drift for: paths from noise to samples, and its distance from the base."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -12,10 +13,12 @@ from jaxtyping import Array, Key
 from gft_jax.couplings import Coupling
 from gft_jax.diffusions import Diffusion, memoryless
 from gft_jax.drifts import as_score, as_sde_drift, evaluate
+from gft_jax.evaluation.contents import in_steps
 from gft_jax.evaluation.nfe import failure, solve, solver_name
 from gft_jax.metrics import kinetic_energy, path_kl, path_length, straightness, velocity_variance
 from gft_jax.paths import Path
 from gft_jax.sampling import sample_sde, time_grids
+from gft_jax.sampling.chunks import in_chunks
 from gft_jax.types import Drift
 
 NUM_TIMES = 20
@@ -54,19 +57,20 @@ def roll_out(
     solver: diffrax.AbstractSolver,
     num_steps: int,
     chunk_size: int | None,
+    controller: diffrax.AbstractStepSizeController | None,
 ) -> Rollout:
-    """Samples by the ODE with equal steps.
+    """Samples by the ODE with equal steps; or with those of a controller, looked at after as many equal intervals.
 
     Raises:
         ValueError: if the solve fails, with the number of samples that are not finite.
     """
     grid = time_grids.uniform(num_steps)
-    sample = solve(drift, params, x0, cond, grid, solver, chunk_size, save_steps=True)
+    sample = solve(drift, params, x0, cond, grid, solver, chunk_size, save_steps=True, controller=controller)
     failed = failure(sample)
     if failed is not None:
         raise ValueError(
-            f"sampling from {name} by {solver_name(solver)} in {num_steps} steps failed: {failed}. Nothing can be "
-            "measured of them: take more steps, or find out why the drift diverges"
+            f"sampling from {name} by {solver_name(solver)} {in_steps(None if controller else num_steps)} failed: "
+            f"{failed}. Nothing can be measured of them: take more steps, or find out why the drift diverges"
         )
     trajectory: Any = sample.trajectory
     times: Any = sample.times
@@ -90,7 +94,7 @@ def _geometry(trajectory: Any, times: Any) -> tuple[Array, ...]:
 
 
 def squared_velocity_distances(
-    drift: Drift, params: Any, base_params: Any, rollout: Rollout, cond: Any
+    drift: Drift, params: Any, base_params: Any, rollout: Rollout, cond: Any, chunk_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow times ``[num_times]``, and ``|v - v_base|^2`` there ``[num_times, num]``, on the paths of a rollout.
 
@@ -99,10 +103,13 @@ def squared_velocity_distances(
     """
     num_steps = len(rollout.times) - 1
     index = np.linspace(0, num_steps - 1, min(NUM_TIMES, num_steps)).round().astype(int)
-    squares = _squared_distances(
-        drift, params, base_params, rollout.times[index], rollout.trajectory[index], cond
-    )
-    return rollout.times[index], np.asarray(squares, np.float64)
+    times = rollout.times[index]
+
+    def of_rows(points: Any, row_cond: Any) -> Array:
+        return _squared_distances(drift, params, base_params, times, points, row_cond)
+
+    squares = _by_rows(of_rows, rollout.trajectory[index], cond, chunk_size)
+    return times, np.asarray(squares, np.float64).T
 
 
 @eqx.filter_jit
@@ -114,7 +121,17 @@ def _squared_distances(
         difference = evaluate(drift, params, t, x, cond) - evaluate(drift, base_params, t, x, cond)
         return jnp.sum((difference**2).reshape(len(x), -1), axis=-1)
 
-    return jax.lax.map(at, (jnp.asarray(times), jnp.asarray(points)))
+    return jax.lax.map(at, (jnp.asarray(times), jnp.asarray(points))).T
+
+
+def _by_rows(
+    function: Callable[[Any, Any], Array], points: Any, cond: Any, chunk_size: int | None
+) -> Array | np.ndarray:
+    """What a function of points on paths ``[num_times, num, ...]`` and conditions gives, ``[num, ...]``, by chunks."""
+    if chunk_size is None:
+        return function(points, cond)
+    rows = (np.moveaxis(np.asarray(points), 1, 0), cond)
+    return in_chunks(lambda part: function(jnp.moveaxis(part[0], 0, 1), part[1]), rows, chunk_size, 0, False)
 
 
 def path_kl_by_row(
@@ -163,8 +180,11 @@ def path_kl_by_row(
     sde_drift = as_sde_drift(drift, score, diffusion)
     trajectory: Any = sample.trajectory
     times: Any = sample.times
-    entropies = path_kl(sde_drift, params, sde_drift, base_params, trajectory, times, diffusion, cond)
-    rows = np.asarray(entropies, np.float64)
+
+    def of_rows(points: Any, row_cond: Any) -> Array:
+        return path_kl(sde_drift, params, sde_drift, base_params, points, times, diffusion, row_cond)
+
+    rows = np.asarray(_by_rows(of_rows, trajectory, cond, chunk_size), np.float64)
     num_bad = int(np.sum(~np.isfinite(rows)))
     if num_bad:
         raise ValueError(f"the relative entropy of {num_bad} of {len(rows)} paths is not finite")

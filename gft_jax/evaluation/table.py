@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gft_jax.evaluation.contents import Measure, ReportCard
+from gft_jax.evaluation.contents import Measure, ReportCard, in_steps
 from gft_jax.evaluation.nfe import NfeCurve
 
 
@@ -10,7 +10,7 @@ def markdown(card: ReportCard) -> str:
     """Tables of the measures and of quality against evaluations, and the notes, as Markdown."""
     curve = card.nfe_curve
     parts = [
-        f"{card.num_samples} samples by {card.solver} in {card.num_steps} steps. Base: the same of the base's samples "
+        f"{card.num_samples} samples by {card.solver} {in_steps(card.num_steps)}. Base: the same of the base's samples "
         f"and paths. Floor: the same of real samples in the place of generated ones, over {card.num_floors} pairs of "
         f"sets. Intervals by {card.num_halves} halves of the samples; none where these are too few to cover by.",
         _measures(card),

@@ -1,0 +1,117 @@
+"""The report cards of a run on images: sampled and compared as the run's own evaluations are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from experiments.configs.images import Images
+from experiments.evaluator import NOISE_SEED, Evaluate
+from experiments.images.bench import ImageBench
+from experiments.images.own_base import own_base
+from experiments.methods import coupling_of
+from experiments.run_folder import RunFolder
+from experiments.subject import Subject
+from gft_jax.drifts import as_score
+from gft_jax.evaluation import Measure
+from gft_jax.loading import Loaded
+from gft_jax.types import Params
+
+GROUP = "as the run scores"
+"""Of the measures that the run's own evaluator makes."""
+_BETTER = {"diversity": "as real", "training_energy_distance": "as real", "reached_weight": ""}
+_OF_SAMPLES = ("path_length", "retention")
+"""Scores that are of the samples themselves also where distances are taken in features."""
+
+
+def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
+    """A run on images, of its own copy of the base.
+
+    Args:
+        run: its folder.
+        settings: of the run.
+        loaded: any of its methods.
+
+    Raises:
+        ValueError: if the data are not there, or not those that the run was begun on; says what differs.
+    """
+    bench = ImageBench(settings, settings.task(own_base(run)))
+    bench.check_same_data(run)
+    sampler, data, base_params = bench.sampler, bench.data, loaded.base_params
+    coupling = coupling_of(settings.coupling, bench.drift, base_params)
+    score, no_path_kl, notes = None, None, ()
+    if sampler.calls > 1:
+        no_path_kl = (
+            "samples are guided, and a guided drift is no marginal velocity, from which the score follows"
+        )
+        notes = (
+            f"samples are guided with scale {sampler.guidance:g}, as the run's own; NFE counts calls of the network, "
+            "two for each evaluation of the guided drift; the distance to the base's drift is that of guided ones",
+        )
+    else:
+        try:
+            score = as_score(bench.drift, bench.path.path, coupling=coupling)
+        except ValueError as error:
+            no_path_kl = str(error).rstrip(".")
+    if sampler.tolerance is not None:
+        notes += (
+            f"steps adapt to the tolerance {sampler.tolerance:g}, as in the run, and paths are looked at after "
+            f"{settings.sampling_steps} equal intervals",
+        )
+    noise = jax.random.normal(jax.random.key(NOISE_SEED), data.held_out.shape)
+
+    def source(keys: Array) -> tuple[Array, None]:
+        return jnp.asarray(noise)[: len(keys)], None
+
+    return Subject(
+        data=data,
+        drift=sampler.drift(bench.drift, data.labels is not None),
+        num_steps=settings.sampling_steps,
+        path=bench.path.path if no_path_kl is None else None,
+        coupling=coupling,
+        solver=sampler.solver,
+        controller=sampler.controller,
+        source=source,
+        score=score,
+        features=settings.feature_extractor(),
+        rows_at_once=settings.rows_at_once,
+        calls=sampler.calls,
+        no_path_kl=no_path_kl,
+        notes=notes,
+        facts={name: getattr(settings, name) for name in ("guidance", "tolerance", "precision", "features")},
+        own_scores=_own_scores(bench, bench.scores(RunFolder(run), base_params), base_params),
+    )
+
+
+def _own_scores(
+    bench: ImageBench, evaluate: Evaluate, base_params: Params
+) -> Callable[[Params], tuple[Measure, ...]]:
+    """What the log of the run says of parameters, found again: by the same noise, steps, pairs and features."""
+    of_base, floor = evaluate(base_params)[0], bench.floor()
+    space = "data" if bench.config.features is None else "feature"
+
+    def measures(params: Params) -> tuple[Measure, ...]:
+        scores = evaluate(params)[0]
+        of_sample = round(scores.pop("num_evaluations"))
+        # The weight is asked at one time of each pair, without sampling.
+        counts = {"one_step_w2": bench.sampler.calls, "reached_weight": 1}
+        units = dict.fromkeys(_OF_SAMPLES, "data") | {"reached_weight": ""}
+        return tuple(
+            Measure(
+                group=GROUP,
+                name=name,
+                value=value,
+                low=None,
+                high=None,
+                base=of_base[name],
+                floor=floor.get(name),
+                num_evaluations=counts.get(name, of_sample),
+                unit=units.get(name, space),
+                better=_BETTER.get(name, "lower"),
+            )
+            for name, value in scores.items()
+        )
+
+    return measures
