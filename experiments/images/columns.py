@@ -4,6 +4,17 @@ from experiments.summary import Column
 
 IMAGE_COLUMNS = (
     Column(
+        "label_accuracy",
+        "of class /%",
+        "of the class told, %",
+        "Sample quality",
+        "higher",
+        1,
+        100,
+        "Share of samples at the last evaluation that their five nearest neighbours among the data of fine-tuning take "
+        "for the class that the samples were told; of real data, that of held-out ones.",
+    ),
+    Column(
         "num_evaluations",
         "NFE",
         "NFE",

@@ -25,6 +25,10 @@ NUM_PAIRS = 256
 """Pairs of noise and data by which the effective target weight is measured."""
 NUM_RETAINED = 64
 """Sampling paths of the base on which its drift is compared with the fine-tuned one."""
+NUM_KNOWN = 1024
+"""Images of fine-tuning by which the classes of samples are recognised, at most."""
+NUM_NEIGHBOURS = 5
+"""Of them, those that decide about a sample."""
 _RETENTION_TIMES = (0.0, 0.3, 0.6, 0.9)
 
 
@@ -113,7 +117,9 @@ def evaluator(
     The names are those of `experiments.evaluator.evaluator`: ``w2``, ``energy_distance``, ``diversity``,
     ``one_step_w2`` and ``training_energy_distance`` (to as many data of fine-tuning as are held out) in pixels or in
     features, ``path_length`` where steps are Euler's, ``retention`` at four times of the base's sampling paths,
-    ``reached_weight`` on `pairs`, and ``num_evaluations``, the mean number of calls of the network for a sample.
+    ``reached_weight`` on `pairs`, and ``num_evaluations``, the mean number of calls of the network for a sample. With
+    classes there is ``label_accuracy``, the share of samples that their neighbours among images of fine-tuning take for
+    the class they were told.
 
     Args:
         drift: the network.
@@ -128,8 +134,9 @@ def evaluator(
     labels = None if data.labels is None else jnp.asarray(data.labels.held_out)
     sampled_drift = sampler.drift(drift, labels is not None)
     rows = path_rows(timed_path.path, timed_path.times, uniform, pairs)
-    seen = (lambda x: x) if features is None else (lambda x: np.asarray(features(x)))
+    seen = _space(features)
     held_out, fresh = seen(data.held_out), seen(data.fresh)
+    accuracy = _recogniser(data, features)
 
     @jax.jit
     def draw(params: Params, noise: Array, cond: Any) -> Any:
@@ -178,21 +185,39 @@ def evaluator(
         }
         if sampled.lengths is not None:
             scores["path_length"] = np.mean(sampled.lengths)
+        if accuracy is not None:
+            scores["label_accuracy"] = accuracy(made)
         return {name: float(value) for name, value in scores.items()}, sampled.x
 
     return evaluate
 
 
 def floor(data: ShiftedData, features: Features | None) -> dict[str, float]:
-    """Scores of real samples: data of fine-tuning, as many as are held out."""
-    held_out, fresh = (
-        x if features is None else np.asarray(features(x)) for x in (data.held_out, data.fresh)
-    )
-    return {
+    """Scores of real samples: data of fine-tuning, as many as are held out; the class is that of held-out ones."""
+    seen, accuracy = _space(features), _recogniser(data, features)
+    held_out, fresh = seen(data.held_out), seen(data.fresh)
+    scores = {
         "w2": float(gft.metrics.w2(fresh, held_out)),
         "energy_distance": float(gft.metrics.energy_distance(fresh, held_out)),
         "diversity": float(gft.metrics.mean_pairwise_distance(fresh)),
     }
+    return scores if accuracy is None else scores | {"label_accuracy": accuracy(held_out)}
+
+
+def _space(features: Features | None) -> Features:
+    return (lambda x: x) if features is None else (lambda x: np.asarray(features(x)))
+
+
+def _recogniser(data: ShiftedData, features: Features | None) -> Callable[[Any], float] | None:
+    """``label_accuracy`` of samples that were told the classes of held-out data; None without classes."""
+    if data.labels is None:
+        return None
+    told, num = data.labels.held_out, len(data.target)
+    # Rows lie class by class: evenly spaced ones have all in their shares.
+    index = np.linspace(0, num - 1, min(num, NUM_KNOWN)).round().astype(int)
+    known, labels = _space(features)(np.asarray(data.target[index])), data.labels.target[index]
+    neighbours = min(NUM_NEIGHBOURS, len(index))
+    return lambda samples: gft.metrics.label_accuracy(samples, told, known, labels, num_neighbours=neighbours)
 
 
 def by_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:

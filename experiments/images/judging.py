@@ -21,7 +21,12 @@ from gft_jax.types import Params
 
 GROUP = "as the run scores"
 """Of the measures that the run's own evaluator makes."""
-_BETTER = {"diversity": "as real", "training_energy_distance": "as real", "reached_weight": ""}
+_BETTER = {
+    "diversity": "as real",
+    "training_energy_distance": "as real",
+    "reached_weight": "",
+    "label_accuracy": "higher",
+}
 _OF_SAMPLES = ("path_length", "retention")
 """Scores that are of the samples themselves also where distances are taken in features."""
 
@@ -97,7 +102,7 @@ def _own_scores(
         of_sample = round(scores.pop("num_evaluations"))
         # The weight is asked at one time of each pair, without sampling.
         counts = {"one_step_w2": bench.sampler.calls, "reached_weight": 1}
-        units = dict.fromkeys(_OF_SAMPLES, "data") | {"reached_weight": ""}
+        units = dict.fromkeys(_OF_SAMPLES, "data") | {"reached_weight": "", "label_accuracy": ""}
         return tuple(
             Measure(
                 group=GROUP,
