@@ -409,12 +409,16 @@ def test_a_network_learns_digits_and_then_others(monkeypatch, tmp_path, network)
     tune = ["--data", "digits/new", "--base", "base", "--methods", "gradual-linear", "--out", "tuned"]
     tune += ["--steps", "200", "--learning-rate", "2e-3"]
     assert call(monkeypatch, train, "images", *tune, *common) == 0
-    reached = {}
-    for run in ("base", "tuned"):
+    adapted = [*tune[:-5], "adapted", "--lora-rank", "8", "--steps", "200", "--learning-rate", "4e-3"]
+    assert call(monkeypatch, train, "images", *adapted, *common) == 0
+    energy, accuracy = {}, {}
+    for run in ("base", "tuned", "adapted"):
         rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        reached[run] = [row["energy_distance"] for row in rows if row["kind"] == "evaluation"]
-    assert reached["base"][-1] < 0.1 * reached["base"][0]
-    assert reached["tuned"][-1] < 0.5 * reached["tuned"][0]
+        scores = [row for row in rows if row["kind"] == "evaluation"]
+        energy[run], accuracy[run] = ([row[key] for row in scores] for key in ("energy_distance", "label_accuracy"))
+    print(energy, accuracy)
+    assert energy["base"][-1] < 0.1 * energy["base"][0]
+    assert energy["tuned"][-1] < 0.5 * energy["tuned"][0]
 
 
 @pytest.mark.slow
