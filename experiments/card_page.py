@@ -6,7 +6,8 @@ from html import escape
 from itertools import groupby
 
 from experiments.cards import SavedCard
-from gft_jax.evaluation import cells, in_steps
+from gft_jax.evaluation import cells
+from gft_jax.evaluation.contents import in_steps
 
 _HEAD = ("measure", "value", "interval", "base", "floor", "NFE", "unit", "better")
 

@@ -24,6 +24,7 @@ from experiments.configs.images import Images
 from experiments.configs.settings import Controls, Settings
 from experiments.files import read_json
 from experiments.images.judging import image_subject
+from experiments.loop import Stopped
 from experiments.report import write_report
 from experiments.sample import SOLVERS, chosen_average
 from experiments.subject import Subject, subject_of
@@ -89,7 +90,7 @@ def main() -> int:
             print(f"card: {folder / 'card.md'}\n", flush=True)
         if (config.run / "report.html").is_file():
             print(f"report: {write_report(config.run)}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Stopped) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -123,7 +124,8 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
             "seed": seed,
             "averaged": loaded.averaged,
             "checkpoint": config.checkpoint,
-            "noise_seed": config.noise_seed,
+            "noise_seed": 0 if subject.source is None else config.noise_seed,
+            "tolerance": subject.tolerance if config.solver is None else None,
             "classifier": config.classifier,
             **subject.facts,
         }
@@ -146,6 +148,8 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
     if num_samples is None and data.labels is not None:
         # Samples are told the classes of held-out images, so that their number must be known here.
         num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2)
+    num_steps = subject.num_steps if config.num_steps is None else config.num_steps
+    adapts = config.solver is None and subject.tolerance is not None
     unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(
         subject.drift,
@@ -162,8 +166,8 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
         source=subject.source if config.noise_seed is None else None,
         cond=None if num_samples is None else subject.labels(num_samples),
         solver=subject.solver if config.solver is None else SOLVERS[config.solver](),
-        num_steps=subject.num_steps if config.num_steps is None else config.num_steps,
-        stepsize_controller=subject.controller if config.solver is None else None,
+        num_steps=num_steps,
+        stepsize_controller=subject.controller if adapts else None,
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
         nfe_steps=config.nfe_steps,
         path=subject.path,
@@ -177,11 +181,23 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
     old_data = () if data.base is None else (OLD_DATA,)
     notes = [note for note in card.notes if subject.no_path_kl is None or not note.startswith("no path KL")]
     why = () if subject.no_path_kl is None else (f"no path KL: {subject.no_path_kl}",)
+    adaptive = (
+        f"steps adapt to the tolerance {subject.tolerance:g}, as in the run, and paths are looked at after {num_steps} "
+        "equal intervals",
+    )
     own = subject.own_scores(loaded.params)
     card = _in_calls(card, subject.calls)
     return card._replace(
         measures=(*card.measures, *own),
-        notes=(*notes, *why, *subject.notes, *too_few, *unread_data, *old_data),
+        notes=(
+            *notes,
+            *why,
+            *subject.notes,
+            *(adaptive if adapts else ()),
+            *too_few,
+            *unread_data,
+            *old_data,
+        ),
     )
 
 

@@ -31,6 +31,8 @@ class Subject(NamedTuple):
     coupling: Coupling | None
     solver: diffrax.AbstractSolver = diffrax.Euler()
     controller: diffrax.AbstractStepSizeController | None = None
+    tolerance: float | None = None
+    """Of the controller."""
     source: Source | None = None
     """Draws the noise of the run's own evaluations; None for other noise."""
     score: Drift | None = None

@@ -125,6 +125,7 @@ def adapt(config: Settings) -> RunFolder:
     folder = open_run(config, root, facts)
     print(f"run folder: {folder.path}")
     if isinstance(config, Images) and task is not None:
+        task.check_same_data(folder.path)
         bench = ImageBench(config, task)
     else:
         data = config.data()
@@ -156,7 +157,7 @@ def _with_base_of(config: Images, run: Path) -> Images:
     if config.base is not None or config.pretrain:
         return config
     begun = read_json(run / "config.json").get("config", {})
-    return replace(config, base=begun.get("base"), base_method=begun.get("base_method"))
+    return replace(config, base=begun.get("base"), base_method=config.base_method or begun.get("base_method"))
 
 
 def finish(run: RunFolder, started: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 import gft_jax as gft
 from experiments.data.shifted import Labels, ShiftedData
 from experiments.evaluator import NOISE_SEED
-from experiments.images.evaluator import Sampler, by_parts, evaluator, floor
+from experiments.images.evaluator import Sampler, by_parts, evaluator, floor, judged
 from experiments.methods import PATHS
 
 NUM, EVENT = 5, (2, 2, 1)
@@ -26,7 +26,7 @@ def scores_of(params, base, sampler, labels=None):
     data = ShiftedData(None, noise, noise, noise, named)
     keys = jax.random.split(jax.random.key(0), NUM)
     pairs = gft.Batch(jnp.zeros((NUM, *EVENT)), jnp.full((NUM, *EVENT), 3.0), keys)
-    evaluate = evaluator(drift, jnp.float32(base), data, PATHS["linear"](), sampler, pairs)
+    evaluate = evaluator(drift, jnp.float32(base), data, PATHS["linear"](), sampler, pairs, judged(data))
     return evaluate(jnp.float32(params)), noise
 
 
@@ -59,18 +59,21 @@ def test_an_adaptive_sampler_reaches_the_same_samples_without_a_path_length():
 def test_samples_are_recognised_by_the_data_of_fine_tuning():
     """Data of a class lie around its number: samples that go there are of it; ten too far they are of the next."""
     noise = np.asarray(jax.random.normal(jax.random.key(NOISE_SEED), (NUM, *EVENT)))
-    told, known = np.array([0, 10, 20, 10, 20], np.int32), np.array([0, 0, 10, 10, 20, 20], np.int32)
-    target = np.random.default_rng(0).normal(size=(6, *EVENT)).astype(np.float32)
+    told, known = np.array([0, 10, 20, 10, 20], np.int32), np.repeat(np.int32([0, 10, 20]), 5)
+    target = np.random.default_rng(0).normal(size=(15, *EVENT)).astype(np.float32)
     target += known[:, None, None, None]
     data = ShiftedData(None, target, noise, noise, Labels(known, told, told))
     keys = jax.random.split(jax.random.key(0), NUM)
     pairs = gft.Batch(jnp.zeros((NUM, *EVENT)), jnp.full((NUM, *EVENT), 3.0), keys)
-    evaluate = evaluator(drift, jnp.float32(0), data, PATHS["linear"](), Sampler(1), pairs)
+    judge = judged(data)
+    evaluate = evaluator(drift, jnp.float32(0), data, PATHS["linear"](), Sampler(1), pairs, judge)
     assert evaluate(jnp.float32(0))[0]["label_accuracy"] == 1.0
     assert evaluate(jnp.float32(10))[0]["label_accuracy"] == pytest.approx(2 / 5)
     # Held-out rows lie around zero, whatever they are told.
-    assert floor(data, None)["label_accuracy"] == pytest.approx(1 / 5)
-    assert "label_accuracy" not in floor(data._replace(labels=None), None)
+    assert floor(data, judge)["label_accuracy"] == pytest.approx(1 / 5)
+    assert "label_accuracy" not in floor(data, judged(data._replace(labels=None)))
+    few = data._replace(target=target[1:], labels=Labels(known[1:], told, told))
+    assert judged(few).label_accuracy is None
     assert "label_accuracy" not in scores_of(2.0, 1.0, Sampler(1))[0][0]
 
 

@@ -133,6 +133,9 @@ def test_what_cannot_be_continued_is_refused(inside, monkeypatch, capsys):
     assert "--base is None" in refused("--out", "cut")
     assert "nothing to resume: nowhere" in refused("--out", "nowhere", "--resume")
     assert "base: there base, here other" in refused("--out", "cut", "--base", "other", "--resume")
+    assert "base_method: there None, here base" in refused(
+        "--out", "cut", "--base-method", "base", "--resume"
+    )
 
 
 @pytest.mark.slow

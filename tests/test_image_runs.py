@@ -193,6 +193,8 @@ def others(inside):
             "--coupling is semi-discrete, which does not respect classes",
         ),
         (to_new("--features", "nothing:here"), "--features is nothing:here, allowed is MODULE:FUNCTION"),
+        (to_new("--guidance", "nan"), "--guidance is nan; allowed is a finite number"),
+        (to_new("--lora-rank", "0"), "--lora-rank is 0; allowed is at least 1"),
         (
             to_new("--lora-rank", "2", "--lora-patterns", "*/qkv"),
             "the pattern '*/qkv' matches nothing; there are block_0",
@@ -282,6 +284,29 @@ def test_images_that_do_not_fit_each_other_are_refused_before_a_run_is_made(
     assert call(monkeypatch, train, "images", *run) == 2
     assert "have 2 sizes (height x width): 4 x 4: 30 images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_all_data_show_is_refused_before_a_run_is_made(others, monkeypatch, capsys):
+    latents = np.load(others / "plain.npz")["latents"]
+    latents[5, 0, 0, 0] = np.nan
+    np.savez(others / "broken.npz", latents=latents)
+    for arguments, message in (
+        (["--data", "broken.npz", "--base", "base"], "1 of 8 rows (the first: [5]): remove or repair"),
+        (
+            to_new("--features", "numpy:ravel"),
+            "--features makes an array (32,) of 2 samples of shape (4, 4, 1)",
+        ),
+    ):
+        assert call(monkeypatch, train, "images", *arguments, "--out", "refused") == 2
+        assert message in capsys.readouterr().err
+        assert not (others / "refused").exists()
+
+
+def test_names_of_classes_outlive_a_run_on_data_without_classes(others):
+    def names(**settings):
+        return Images(base="base", **settings).task().facts["classes"]
+
+    assert names(folder="plain.npz") == names(folder="digits/new") == DIGITS
 
 
 def test_the_semi_discrete_coupling_is_for_data_that_are_held_at_once(others, monkeypatch):
@@ -383,16 +408,6 @@ def test_samples_and_cards_of_a_run_with_classes(inside, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_card_of_a_run_with_classes(inside, monkeypatch, tmp_path):
-    run = tmp_path / "run"
-    tune = ["--data", "digits/new", "--base", "base", "--methods", "plain", *TINY, "--num-evaluated", "15"]
-    assert call(monkeypatch, train, "images", *tune, "--out", run) == 0
-    small = ["--num-steps", "2", "--nfe-steps", "1", "--nfe-solvers", "euler", "--num-halves", "2"]
-    assert call(monkeypatch, evaluate, run, *small) == 0
-    assert json.loads((run / "cards" / "plain-seed0-averaged" / "card.json").read_text())["averaged"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     ["sit --hidden 32 --depth 2", "unet --hidden 16 --depth 1 --multipliers 1 2"],
@@ -415,7 +430,9 @@ def test_a_network_learns_digits_and_then_others(monkeypatch, tmp_path, network)
     for run in ("base", "tuned", "adapted"):
         rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         scores = [row for row in rows if row["kind"] == "evaluation"]
-        energy[run], accuracy[run] = ([row[key] for row in scores] for key in ("energy_distance", "label_accuracy"))
+        energy[run], accuracy[run] = (
+            [row[key] for row in scores] for key in ("energy_distance", "label_accuracy")
+        )
     print(energy, accuracy)
     assert energy["base"][-1] < 0.1 * energy["base"][0]
     assert energy["tuned"][-1] < 0.5 * energy["tuned"][0]

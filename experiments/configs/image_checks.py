@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,6 +107,8 @@ def check_images(config: Images) -> None:
 def _check_ranges(config: Images) -> None:
     for name in ("num_heads", "patch_size", "num_microbatches", "rows_at_once"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
+    require(config.lora_rank is None or config.lora_rank >= 1, "lora_rank", config.lora_rank, "at least 1")
+    require(math.isfinite(config.guidance), "guidance", config.guidance, "a finite number")
     require(config.size is None or config.size >= 1, "size", config.size, "at least 1")
     require(0.0 < config.held_out < 1.0, "held_out", config.held_out, "above 0 and below 1")
     require(config.num_evaluated >= 2, "num_evaluated", config.num_evaluated, "at least 2")

@@ -18,6 +18,7 @@ import tyro
 from experiments.configs.images import Images
 from experiments.configs.settings import require
 from experiments.data.image_rows import LabelledRows, Layout
+from experiments.data.listed_images import index_file_of
 from experiments.data.wilds import WildsName, wilds_rows
 
 
@@ -59,15 +60,15 @@ class Wilds(Images):
     def rows(self, classes: tuple[str, ...]) -> LabelledRows:
         """Images of the split "train" with --pretrain, else of the new domain."""
         domain = "train" if self.pretrain else self.domain
-        found = wilds_rows(
+        kept = f"{self.dataset}-{domain}-{self.num_images or 'all'}"
+        return wilds_rows(
             Path(self.root),
             self.dataset,
             domain,
             size=self.size,
             num_images=self.num_images,
-            index_file=Path("runs") / self.experiment / f"{self.dataset}-{domain}-images.json",
+            index_file=index_file_of(Path(self.root) / kept, Path("runs") / self.experiment),
         )
-        return found._replace(has_own_numbers=True)
 
     def facts(self) -> dict[str, Any]:
         """The shift."""

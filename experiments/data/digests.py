@@ -69,7 +69,11 @@ def check_same(run: Path, begun: Any, here: Mapping[str, str]) -> None:
     Raises:
         ValueError: that says what differs.
     """
-    theirs = begun if isinstance(begun, dict) else {}
+    if not isinstance(begun, dict):
+        raise ValueError(
+            f"{run} was begun by a version that did not write down what its data are: start another run"
+        )
+    theirs: dict[str, Any] = begun
     differing = [
         f"{name}: there {theirs.get(name)}, here {here.get(name)}"
         for name in dict.fromkeys([*here, *theirs])

@@ -18,6 +18,7 @@ from gft_jax.data import Rows
 from gft_jax.data.decoding import Mode
 from gft_jax.data.listing import list_images
 from gft_jax.data.rows import Mapped, is_finite
+from gft_jax.pairing.checks import check_data
 
 Layout = Literal["nhwc", "nchw"]
 IN_MEMORY = 2**30
@@ -84,12 +85,15 @@ class LabelledRows(NamedTuple):
         return self._replace(labels=numbers[self.labels], classes=names)
 
     def opened(self) -> "LabelledRows":
-        """The same rows once every image has been read.
+        """The same rows once every image has been read, or every latent has been looked at.
 
         Raises:
-            ValueError: if images cannot be read, or are not of the same size and mode.
+            ValueError: if images cannot be read, or are not of the same size and mode; if latents are not finite.
         """
-        return self._replace(rows=self.rows.opened) if isinstance(self.rows, ListedImages) else self
+        if isinstance(self.rows, ListedImages):
+            return self._replace(rows=self.rows.opened)
+        check_data("latents", self.rows)
+        return self._replace(rows=Mapped(self.rows, lambda x: x, self.rows.dtype, finite=True))
 
 
 class Taken:
@@ -150,7 +154,10 @@ def latent_rows(file: Path, layout: Layout, classes: Sequence[str]) -> LabelledR
             f"numbers [num, {'height, width, channels' if layout == 'nhwc' else 'channels, height, width'}]"
         )
     with np.load(file) as archive:
-        labels = archive["labels"] if "labels" in archive.files else None
+        try:
+            labels = archive["labels"] if "labels" in archive.files else None
+        except ValueError as error:
+            raise ValueError(f"labels of {file} cannot be read, allowed are integers: {error}") from error
     if labels is not None:
         _check_labels(file, labels, len(latents), classes)
         labels = labels.astype(np.int32)

@@ -43,7 +43,7 @@ class ListedImages:
         mode: Mode | None,
         index_file: Path | None,
     ) -> None:
-        self.folder, self.names = folder, tuple(names)
+        self.names = tuple(names)
         self._open = functools.partial(gft.data.image_files, folder, size=size, mode=mode)
         self._index_file = index_file
         try:

@@ -183,7 +183,9 @@ def wilds_rows(
         )
     labels = np.array([numbers[row.label] for row in chosen], np.int32)
     found = ListedImages(folder, names, size=size, mode="RGB", index_file=index_file)
-    return LabelledRows(found, labels, classes, partial(digests.of_folder, folder, names))
+    return LabelledRows(
+        found, labels, classes, partial(digests.of_folder, folder, names), has_own_numbers=True
+    )
 
 
 def _rows_of(folder: Path, dataset: WildsName) -> list[Row]:

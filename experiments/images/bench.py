@@ -1,5 +1,6 @@
 """What all methods and seeds of a run on images share."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import optax
 
 import gft_jax as gft
 from experiments.configs.images import Images
-from experiments.data.digests import check_same
 from experiments.devices import fuses_attention, runner_of
 from experiments.evaluator import NOISE_SEED, Evaluate
 from experiments.files import read_json
-from experiments.images.evaluator import NUM_PAIRS, Sampler, by_parts, evaluator, floor
+from experiments.images.evaluator import NUM_PAIRS, Judged, Sampler, by_parts, evaluator, floor, judged
 from experiments.images.networks import Pretrained
 from experiments.images.task import ImageTask
 from experiments.loop import Loop, Watch, found, keep
@@ -83,10 +83,9 @@ class ImageBench(Workbench):
         There is no path KL: it takes many paths of an SDE.
 
         Raises:
-            ValueError: if the run was begun on other data or with another base, or the base cannot be read.
+            ValueError: if the run was begun with another base, or the base cannot be read.
         """
         first = self.config.seeds[0]
-        self.check_same_data(folder.path)
         base_params = self._base(folder)
         evaluate = self.scores(folder, base_params)
         folder.log_once({"kind": "floor", "seed": first, **self.floor()})
@@ -101,17 +100,17 @@ class ImageBench(Workbench):
         """Scores of parameters of the drift, always from the same noise and on the same pairs."""
         if self.config.coupling == "semi-discrete":
             self._potentials = potentials_of_run(folder, self.data.target, self.config.seeds[0])
-        pairs, features = self._pairs(base_params), self.config.feature_extractor()
-        return evaluator(self.drift, base_params, self.data, self.path, self.sampler, pairs, features)
+        pairs = self._pairs(base_params)
+        return evaluator(self.drift, base_params, self.data, self.path, self.sampler, pairs, self.judged)
 
     def floor(self) -> dict[str, float]:
         """Scores of real samples."""
-        return floor(self.data, self.config.feature_extractor())
+        return floor(self.data, self.judged)
 
-    def check_same_data(self, run: Path) -> None:
-        """Refuses other data than those that a run was begun on, with a ValueError that says what differs."""
-        begun = read_json(run / "config.json").get("data_fingerprint")
-        check_same(run, begun, self.task.facts["data_fingerprint"])
+    @functools.cached_property
+    def judged(self) -> Judged:
+        """By what samples are compared with data."""
+        return judged(self.data, self.config.feature_extractor())
 
     def _base(self, folder: RunFolder) -> Params:
         """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none."""

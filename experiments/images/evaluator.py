@@ -32,6 +32,38 @@ NUM_NEIGHBOURS = 5
 _RETENTION_TIMES = (0.0, 0.3, 0.6, 0.9)
 
 
+class Judged(NamedTuple):
+    """By what samples are compared with data."""
+
+    space: Features
+    """Where distances are taken."""
+    label_accuracy: Callable[[Any], float] | None
+    """Of samples in that space that were told the classes of held-out data; None where that cannot be told."""
+
+
+def judged(data: ShiftedData, features: Features | None = None) -> Judged:
+    """How samples are judged: in features, or as they are; with classes, by their neighbours among the data.
+
+    Of classes of which there are fewer than `NUM_NEIGHBOURS` among `NUM_KNOWN` rows nothing could be recognised.
+
+    Args:
+        data: held-out data, and those of fine-tuning.
+        features: in which distances are taken; None for the samples themselves.
+    """
+    space: Features = (lambda x: x) if features is None else (lambda x: np.asarray(features(x)))
+    if data.labels is None:
+        return Judged(space, None)
+    told, num = data.labels.held_out, len(data.target)
+    # Spread over all rows, which may lie class by class.
+    index = np.linspace(0, num - 1, min(num, NUM_KNOWN)).round().astype(int)
+    labels = data.labels.target[index]
+    if len(index) < NUM_NEIGHBOURS * len(np.unique(labels)):
+        return Judged(space, None)
+    known = space(np.asarray(data.target[index]))
+    accuracy = functools.partial(gft.metrics.label_accuracy, num_neighbours=NUM_NEIGHBOURS)
+    return Judged(space, lambda samples: accuracy(samples, told, known, labels))
+
+
 class Sampled(NamedTuple):
     """Samples, and what they cost."""
 
@@ -110,7 +142,7 @@ def evaluator(
     timed_path: TimedPath,
     sampler: Sampler,
     pairs: gft.Batch,
-    features: Features | None = None,
+    judged: Judged,
 ) -> Evaluate:
     """Scores of parameters by samples against held-out data, each told the class of a held-out image.
 
@@ -128,15 +160,14 @@ def evaluator(
         timed_path: path and times of training.
         sampler: how samples are made.
         pairs: rows of training, paired as there, always the same ones.
-        features: in which distances are taken; None for the pixels themselves.
+        judged: by what samples are compared with data.
     """
     noise = jax.random.normal(jax.random.key(NOISE_SEED), data.held_out.shape)
     labels = None if data.labels is None else jnp.asarray(data.labels.held_out)
     sampled_drift = sampler.drift(drift, labels is not None)
     rows = path_rows(timed_path.path, timed_path.times, uniform, pairs)
-    seen = _space(features)
+    seen = judged.space
     held_out, fresh = seen(data.held_out), seen(data.fresh)
-    accuracy = _recogniser(data, features)
 
     @jax.jit
     def draw(params: Params, noise: Array, cond: Any) -> Any:
@@ -185,39 +216,24 @@ def evaluator(
         }
         if sampled.lengths is not None:
             scores["path_length"] = np.mean(sampled.lengths)
-        if accuracy is not None:
-            scores["label_accuracy"] = accuracy(made)
+        if judged.label_accuracy is not None:
+            scores["label_accuracy"] = judged.label_accuracy(made)
         return {name: float(value) for name, value in scores.items()}, sampled.x
 
     return evaluate
 
 
-def floor(data: ShiftedData, features: Features | None) -> dict[str, float]:
+def floor(data: ShiftedData, judged: Judged) -> dict[str, float]:
     """Scores of real samples: data of fine-tuning, as many as are held out; the class is that of held-out ones."""
-    seen, accuracy = _space(features), _recogniser(data, features)
-    held_out, fresh = seen(data.held_out), seen(data.fresh)
+    held_out, fresh = judged.space(data.held_out), judged.space(data.fresh)
     scores = {
         "w2": float(gft.metrics.w2(fresh, held_out)),
         "energy_distance": float(gft.metrics.energy_distance(fresh, held_out)),
         "diversity": float(gft.metrics.mean_pairwise_distance(fresh)),
     }
-    return scores if accuracy is None else scores | {"label_accuracy": accuracy(held_out)}
-
-
-def _space(features: Features | None) -> Features:
-    return (lambda x: x) if features is None else (lambda x: np.asarray(features(x)))
-
-
-def _recogniser(data: ShiftedData, features: Features | None) -> Callable[[Any], float] | None:
-    """``label_accuracy`` of samples that were told the classes of held-out data; None without classes."""
-    if data.labels is None:
-        return None
-    told, num = data.labels.held_out, len(data.target)
-    # Rows lie class by class: evenly spaced ones have all in their shares.
-    index = np.linspace(0, num - 1, min(num, NUM_KNOWN)).round().astype(int)
-    known, labels = _space(features)(np.asarray(data.target[index])), data.labels.target[index]
-    neighbours = min(NUM_NEIGHBOURS, len(index))
-    return lambda samples: gft.metrics.label_accuracy(samples, told, known, labels, num_neighbours=neighbours)
+    if judged.label_accuracy is not None:
+        scores["label_accuracy"] = judged.label_accuracy(held_out)
+    return scores
 
 
 def by_parts(function: Callable[..., Any], size: int, *arrays: Any) -> Any:

@@ -14,6 +14,7 @@ from experiments.images.own_base import own_base
 from experiments.methods import coupling_of
 from experiments.run_folder import RunFolder
 from experiments.subject import Subject
+from gft_jax.checkpoints import has_params
 from gft_jax.drifts import as_score
 from gft_jax.evaluation import Measure
 from gft_jax.loading import Loaded
@@ -42,8 +43,13 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
     Raises:
         ValueError: if the data are not there, or not those that the run was begun on; says what differs.
     """
-    bench = ImageBench(settings, settings.task(own_base(run)))
-    bench.check_same_data(run)
+    task = settings.task(own_base(run))
+    task.check_same_data(run)
+    if settings.coupling == "semi-discrete" and not has_params(run / "coupling"):
+        raise ValueError(
+            f"{run / 'coupling'} is missing, the potentials of its coupling: continue the run (--resume)"
+        )
+    bench = ImageBench(settings, task)
     sampler, data, base_params = bench.sampler, bench.data, loaded.base_params
     coupling = coupling_of(settings.coupling, bench.drift, base_params)
     score, no_path_kl, notes = None, None, ()
@@ -60,11 +66,6 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
             score = as_score(bench.drift, bench.path.path, coupling=coupling)
         except ValueError as error:
             no_path_kl = str(error).rstrip(".")
-    if sampler.tolerance is not None:
-        notes += (
-            f"steps adapt to the tolerance {sampler.tolerance:g}, as in the run, and paths are looked at after "
-            f"{settings.sampling_steps} equal intervals",
-        )
     noise = jax.random.normal(jax.random.key(NOISE_SEED), data.held_out.shape)
 
     def source(keys: Array) -> tuple[Array, None]:
@@ -78,6 +79,7 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
         coupling=coupling,
         solver=sampler.solver,
         controller=sampler.controller,
+        tolerance=sampler.tolerance,
         source=source,
         score=score,
         features=settings.feature_extractor(),
@@ -85,7 +87,7 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
         calls=sampler.calls,
         no_path_kl=no_path_kl,
         notes=notes,
-        facts={name: getattr(settings, name) for name in ("guidance", "tolerance", "precision", "features")},
+        facts={name: getattr(settings, name) for name in ("guidance", "precision", "features")},
         own_scores=_own_scores(bench, bench.scores(RunFolder(run), base_params), base_params),
     )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen
 
 from experiments.configs.image_checks import check_unused
 from experiments.configs.settings import require
+from experiments.data.digests import check_same
 from experiments.data.division import Division, divide
 from experiments.data.image_rows import IN_MEMORY, NUM_SHOWN, LabelledRows, num_bytes, read
 from experiments.data.shifted import ShiftedData
+from experiments.files import read_json
+from experiments.images.evaluator import Features
 from experiments.images.networks import Pretrained, low_rank_of, network_of
 from gft_jax.loading import init_params
 from gft_jax.networks.lora import LowRank
@@ -42,6 +47,11 @@ class ImageTask(NamedTuple):
     def num_classes(self) -> int | None:
         """Classes that the network knows, where the data have any; else None."""
         return None if self.rows.labels is None else getattr(self.module, "num_classes", None)
+
+    def check_same_data(self, run: Path) -> None:
+        """Refuses other data than those that a run was begun on, with a ValueError that says what differs."""
+        begun = read_json(run / "config.json").get("data_fingerprint")
+        check_same(run, begun, self.facts["data_fingerprint"])
 
     def read(self) -> ShiftedData:
         """The data, read now."""
@@ -75,11 +85,12 @@ def task_of(config: Images, base: Pretrained | None) -> ImageTask:
     if config.coupling == "semi-discrete":
         _check_held_at_once(num_bytes(found.rows, len(division.target)))
     found = found.opened()
+    _check_features(config.feature_extractor(), found)
     shown = [] if found.labels is None else found.labels[division.held_out[:NUM_SHOWN]].tolist()
     facts = {
         "samples_are": found.kind,
         "num_target": len(division.target),
-        "classes": list(found.classes),
+        "classes": list(found.classes if base is None or found.labels is not None else base.classes),
         "shown_classes": [found.name_of(label) for label in shown],
         "scores_average": not config.raw,
         "data_fingerprint": found.fingerprint,
@@ -149,6 +160,18 @@ def _with_labels(config: Images, found: LabelledRows, num_classes: int | None) -
             "it (see docs/which-method.md). Allowed with classes are the others"
         )
     return found
+
+
+def _check_features(features: Features | None, found: LabelledRows) -> None:
+    if features is None:
+        return
+    x = np.asarray(found.rows[np.zeros(2, int)], np.float32)
+    shape = np.shape(features(x))
+    if len(shape) != 2 or shape[0] != len(x):
+        raise ValueError(
+            f"--features makes an array {shape} of {len(x)} samples of shape {x.shape[1:]}; allowed are features "
+            "[num, width], a row for each sample"
+        )
 
 
 def _check_held_at_once(size: int) -> None:

@@ -2,7 +2,7 @@
 
 from gft_jax.evaluation.arguments import LEAST_SAMPLES
 from gft_jax.evaluation.card import report_card
-from gft_jax.evaluation.contents import CardArrays, Measure, ReportCard, in_steps
+from gft_jax.evaluation.contents import CardArrays, Measure, ReportCard
 from gft_jax.evaluation.nfe import NfeCurve, NfePoint, nfe_curve
 from gft_jax.evaluation.table import cells, markdown
 
@@ -14,7 +14,6 @@ __all__ = [
     "NfePoint",
     "ReportCard",
     "cells",
-    "in_steps",
     "markdown",
     "nfe_curve",
     "report_card",
