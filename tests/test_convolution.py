@@ -20,6 +20,11 @@ ROWS = [
     ((3, 4), (3, 3), {"window_strides": (1, 1), "padding": [(2, 1), (0, 3)], "lhs_dilation": (2, 1)}),
     ((6,), (4,), {"window_strides": (2,), "padding": "SAME"}),
     ((3, 2, 4), (2, 1, 3), {"window_strides": (1, 1, 2), "padding": "SAME"}),
+    # Images smaller than the window.
+    ((2, 2), (3, 3), {"window_strides": (1, 1), "padding": "SAME"}),
+    ((2, 5), (3, 2), {"window_strides": (1, 2), "padding": [(2, 1), (0, 3)], "rhs_dilation": (1, 2)}),
+    ((1,), (3,), {"window_strides": (2,), "padding": [(4, 3)]}),
+    ((2, 3, 1), (3, 1, 2), {"window_strides": (1, 2, 1), "padding": [(1, 1), (0, 0), (2, 2)]}),
 ]
 
 
