@@ -149,7 +149,6 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
         # Samples are told the classes of held-out images, so that their number must be known here.
         num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2)
     num_steps = subject.num_steps if config.num_steps is None else config.num_steps
-    adapts = config.solver is None and subject.tolerance is not None
     unread = not isinstance(data.target, np.ndarray)
     card = gft.evaluation.report_card(
         subject.drift,
@@ -167,7 +166,7 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
         cond=None if num_samples is None else subject.labels(num_samples),
         solver=subject.solver if config.solver is None else SOLVERS[config.solver](),
         num_steps=num_steps,
-        stepsize_controller=subject.controller if adapts else None,
+        stepsize_controller=subject.controller if config.solver is None else None,
         nfe_solvers=[SOLVERS[name]() for name in config.nfe_solvers],
         nfe_steps=config.nfe_steps,
         path=subject.path,
@@ -181,23 +180,17 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
     old_data = () if data.base is None else (OLD_DATA,)
     notes = [note for note in card.notes if subject.no_path_kl is None or not note.startswith("no path KL")]
     why = () if subject.no_path_kl is None else (f"no path KL: {subject.no_path_kl}",)
-    adaptive = (
-        f"steps adapt to the tolerance {subject.tolerance:g}, as in the run, and paths are looked at after {num_steps} "
-        "equal intervals",
-    )
+    adaptive = ()
+    if config.solver is None and subject.tolerance is not None:
+        adaptive = (
+            f"steps adapt to the tolerance {subject.tolerance:g}, as in the run, and paths are looked at after "
+            f"{num_steps} equal intervals",
+        )
     own = subject.own_scores(loaded.params)
     card = _in_calls(card, subject.calls)
     return card._replace(
         measures=(*card.measures, *own),
-        notes=(
-            *notes,
-            *why,
-            *subject.notes,
-            *(adaptive if adapts else ()),
-            *too_few,
-            *unread_data,
-            *old_data,
-        ),
+        notes=(*notes, *why, *subject.notes, *adaptive, *too_few, *unread_data, *old_data),
     )
 
 
