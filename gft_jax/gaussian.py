@@ -187,8 +187,8 @@ def average_velocity(
 
     Where the covariances of the ends, and the cross covariance, are symmetric and commute (a source N(m, c I) that is
     independent of the data, or coupled to it by `monge_map`), the flow is
-    ``phi(t, s, x) = m_s + S_s^(1/2) S_t^(-1/2) (x - m_t)``, m_t and S_t the mean and the covariance of x_t. At s = t the
-    average velocity is the velocity. Defined for s < t too; not finite where S_t is singular at t.
+    ``phi(t, s, x) = m_s + S_s^(1/2) S_t^(-1/2) (x - m_t)``, m_t and S_t the mean and the covariance of x_t. At s = t
+    the average velocity is the velocity. Defined for s < t too; not finite where S_t is singular at t.
 
     Args:
         path: the probability path, noisy or not.
@@ -207,7 +207,8 @@ def average_velocity(
     cross = jnp.zeros_like(source.cov) if cross is None else cross
     matrices = jnp.stack([source.cov, target.cov, cross])
     # Incommensurable weights: only what is the same in all three is the same in their sum.
-    basis = jnp.linalg.eigh(jnp.tensordot(jnp.sqrt(jnp.array([2.0, 3.0, 5.0], matrices.dtype)), matrices, 1))[1]
+    weights = jnp.sqrt(jnp.array([2.0, 3.0, 5.0], matrices.dtype))
+    _, basis = jnp.linalg.eigh(jnp.tensordot(weights, matrices, 1))
     in_basis = basis.T @ matrices @ basis
     spectra = jnp.diagonal(in_basis, axis1=1, axis2=2)
     beside = jnp.max(jnp.abs(in_basis - jax.vmap(jnp.diag)(spectra)))
@@ -215,13 +216,15 @@ def average_velocity(
     if not isinstance(beside, jax.core.Tracer) and beside > rounding:
         raise ValueError(
             "the flow is in closed form where the covariances of source and target, and the cross covariance, are "
-            f"symmetric and commute; in the basis that is the nearest to a common one, {beside:.1e} is off the diagonal."
+            f"symmetric and commute; in the basis nearest to a common one, {beside:.1e} is off the diagonal."
         )
 
     def row(t: Array, s: Array, x: Array) -> Array:
         def law(t: Array) -> tuple[Array, Array]:
             at, _ = _weights(path, t)
-            variances = at.x0**2 * spectra[0] + at.x1**2 * spectra[1] + 2 * at.x0 * at.x1 * spectra[2] + at.noise**2
+            variances = (
+                at.x0**2 * spectra[0] + at.x1**2 * spectra[1] + 2 * at.x0 * at.x1 * spectra[2] + at.noise**2
+            )
             return at.x0 * source.mean + at.x1 * target.mean, jnp.sqrt(variances)
 
         (mean_t, sd_t), (mean_s, sd_s) = law(t), law(s)

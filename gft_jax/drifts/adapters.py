@@ -39,8 +39,8 @@ def _caller(call: Callable[..., Any]) -> Callable[..., Any]:
     def call_model(model: Callable[..., Any], t: Any, x: Any, cond: Any, **second_time: Any) -> Any:
         if second_time and not takes_second:
             raise ValueError(
-                f"A second time was given to a model that takes {signature}. Give it a keyword argument s, which changes "
-                "nothing at the start (gft_jax.networks.SecondTime), and its parameters by "
+                f"A second time was given to a model that takes {signature}. Give it a keyword argument s that changes "
+                "nothing at the start (gft_jax.networks.SecondTime), and make its parameters of the pretrained ones by "
                 "gft_jax.networks.two_time_params."
             )
         if cond is None and takes_none:

@@ -39,8 +39,8 @@ def two_times(drift: Drift) -> TwoTimeDrift:
     """
     if not _binds(drift, *_NAMES[:2], *_NAMES[3:], s=None):
         raise ValueError(
-            f"this drift takes {inspect.signature(drift)} and passes no second time on: take what from_linen, from_nnx, "
-            "from_equinox or from_function made of the model, and apply combinators afterwards, by "
+            f"this drift takes {inspect.signature(drift)} and passes no second time on: take what from_linen, "
+            "from_nnx, from_equinox or from_function made of the model, and apply combinators afterwards, by "
             "gft_jax.drifts.lifted."
         )
     return functools.partial(_with_keyword, drift)
@@ -122,8 +122,8 @@ def evaluate_average(
         )
     if not (isinstance(t, Tracer) or isinstance(s, Tracer)) and np.any(np.asarray(s) < np.asarray(t)):
         raise ValueError(
-            f"an average velocity runs from t to a later time s, got s={s} before t={t}: for the way back, from data to "
-            "noise, integrate gft_jax.drifts.instantaneous(drift) by gft_jax.sampling.sample_ode."
+            f"an average velocity runs from t to a later time s, got s={s} before t={t}: for the way back, from data "
+            "to noise, integrate gft_jax.drifts.instantaneous(drift) by gft_jax.sampling.sample_ode."
         )
     ends = jnp.broadcast_to(ends, x.shape[:1])
 
@@ -148,8 +148,8 @@ def check_two_times(drift: Any) -> None:
         )
     if not _binds(drift, *_NAMES):
         raise ValueError(
-            f"this drift takes {inspect.signature(drift)}, and an average velocity takes (params, t, s, x, cond): it has "
-            f"no second time. To make one, {_REMEDY}."
+            f"this drift takes {inspect.signature(drift)}, and an average velocity takes (params, t, s, x, cond): it "
+            f"has no second time. To make one, {_REMEDY}."
         )
 
 

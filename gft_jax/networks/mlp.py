@@ -72,7 +72,8 @@ class ResidualMLP(nn.Module):
         cond: Any = None,
         s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond; from t to s if two times."""
+        """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond; its mean from t to s if
+        the network takes two times."""
         if t.shape != x.shape[:1]:
             raise ValueError(
                 f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}."

@@ -93,9 +93,7 @@ def with_second_time(
             "the pretrained ones by gft_jax.networks.two_time_params."
         )
     dtype = jnp.promote_types(embedding.dtype, jnp.float32)
-    embed = SecondTime(
-        embedding.shape[-1], dtype=embedding.dtype, param_dtype=network.param_dtype, name=NAME
-    )
+    embed = SecondTime(embedding.shape[-1], dtype=embedding.dtype, param_dtype=network.param_dtype, name=NAME)
     return embedding + embed(s.astype(dtype) - t.astype(dtype))
 
 
@@ -118,7 +116,9 @@ def two_time_params(base_params: Params, initial_params: Params) -> Params:
     """
     base, initial = named_leaves(base_params), named_leaves(initial_params)
     differing = [
-        name for name, leaf in base.items() if name not in initial or jnp.shape(leaf) != jnp.shape(initial[name])
+        name
+        for name, leaf in base.items()
+        if name not in initial or jnp.shape(leaf) != jnp.shape(initial[name])
     ]
     if differing:
         raise ValueError(

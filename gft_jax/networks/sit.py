@@ -128,7 +128,7 @@ class SiT(nn.Module):
             (`gft_jax.parallel.sharded`) the whole stack is gathered before the loop.
         fused_attention: whether attention is cuDNN's, which never writes out the weights ``[tokens, tokens]``, on
             NVIDIA GPUs where x is in half precision (`gft_jax.drifts.in_precision`); elsewhere nothing changes.
-            It has no forward-mode derivative: `gft_jax.objectives.mean_flow` takes that of a second form of the network.
+            It has no forward-mode derivative: for `gft_jax.objectives.mean_flow` see its ``tangent_drift``.
         two_times: whether the network takes a second time s, for average velocities; see `SecondTime`.
         param_dtype: dtype of the parameters.
 
@@ -186,8 +186,8 @@ class SiT(nn.Module):
         cond: Any = None,
         s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, height, width, channels]`` at flow times t ``[batch]`` and positions x, given cond; from t
-        to s if the network takes two times."""
+        """Velocity ``[batch, height, width, channels]`` at flow times t ``[batch]`` and positions x, given cond; its
+        mean from t to s if the network takes two times."""
         self._check(t, x)
         batch, height, width, channels = x.shape
         p = self.patch_size

@@ -108,8 +108,8 @@ class UNet(nn.Module):
         cond: Any = None,
         s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, height, width, c]`` at flow times t ``[batch]`` and positions x, given cond; from t to s if
-        the network takes two times."""
+        """Velocity ``[batch, height, width, c]`` at flow times t ``[batch]`` and positions x, given cond; its mean from
+        t to s if the network takes two times."""
         attends = self._levels_with_attention(x)
         if t.shape != x.shape[:1]:
             raise ValueError(

@@ -81,8 +81,8 @@ def mean_flow(
         path: probability path.
         time_sampler: draws both times of a row.
         weighting: k(t) of the squared error.
-        same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. The rows (of
-            a device) must be a multiple of its denominator, 4 for 0.75.
+        same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. Rows (per
+            device) must be a multiple of its denominator, 4 for 0.75.
         adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed. With p > 0 rows of large error
             count less, and the optimum moves from the mean of the targets towards where most of them are: little in
             high dimension, where errors are alike, and visibly in two. p = 0 leaves the squared error as it is.
@@ -192,8 +192,8 @@ def _regression(
     power, offset = adaptive
     if not power >= 0 or not offset > 0:
         raise ValueError(
-            f"the adaptive weight 1 / (error + c)^p needs adaptive_power p >= 0 and adaptive_offset c > 0, got p={power} "
-            f"and c={offset}"
+            "the adaptive weight 1 / (error + c)^p needs adaptive_power p >= 0 and adaptive_offset c > 0, got "
+            f"p={power} and c={offset}"
         )
     if guidance is not None:
         check_guidance(guidance)

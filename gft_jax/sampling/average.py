@@ -91,13 +91,15 @@ def sample_average(
     grid = time_grids.resolve(times, t0, t1, num_steps, dtype)
     if grid[0] > grid[-1]:
         raise ValueError(
-            f"an average velocity steps from a time t to a later s, and this grid runs from {grid[0]} to {grid[-1]}: for "
-            "codes of data sample gft_jax.drifts.instantaneous(drift) by sample_ode."
+            f"an average velocity steps from a time t to a later s, and this grid runs from {grid[0]} to {grid[-1]}: "
+            "for codes of data sample gft_jax.drifts.instantaneous(drift) by sample_ode."
         )
     data = as_data(params)
 
     def move(rows: tuple[Any, Any]) -> AverageSample:
-        x, trajectory = _steps(drift, save_steps, jnp.asarray(grid), data, jnp.asarray(rows[0], dtype), rows[1])
+        x, trajectory = _steps(
+            drift, save_steps, jnp.asarray(grid), data, jnp.asarray(rows[0], dtype), rows[1]
+        )
         num_evaluations = jnp.asarray(len(grid) - 1, jnp.int32)
         return AverageSample(x, trajectory, None, num_evaluations, jnp.isfinite(x).all())
 
