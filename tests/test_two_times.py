@@ -24,8 +24,8 @@ from gft_jax.networks import ResidualMLP, SecondTime, SiT, UNet, two_time_params
 from gft_jax.networks.lora import LoRAParams, low_rank
 
 BATCH = 4
-T = np.linspace(0.1, 0.7, BATCH, dtype=np.float32)
-S = T + np.array([0.25, 0.0, 0.1, 0.3], np.float32)
+T = jnp.linspace(0.1, 0.7, BATCH, dtype=jnp.float32)
+S = T + jnp.array([0.25, 0.0, 0.1, 0.3], jnp.float32)
 NETWORKS = {
     "mlp": (ResidualMLP(hidden=8, depth=2, time_features=4, num_classes=3), (2,), np.arange(BATCH) % 4),
     "sit": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
@@ -38,10 +38,10 @@ def example(name, dtype=np.float32):
     """A network of one time and its pretrained (here random) parameters, that of two times and the initial ones, x."""
     network, event_shape, cond = NETWORKS[name]
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(BATCH, *event_shape)).astype(dtype)
+    x = jnp.asarray(rng.normal(size=(BATCH, *event_shape)), dtype)
     twice = network.clone(two_times=True)
     shapes = jax.eval_shape(network.init, jax.random.key(0), T, x, cond)["params"]
-    base = jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 2).astype(dtype), shapes)
+    base = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2, dtype), shapes)
     initial = jax.jit(twice.init)(jax.random.key(0), T, x, cond)["params"]
     return network, base, twice, initial, x, cond
 
@@ -83,22 +83,23 @@ def test_the_second_time_has_no_effect_at_the_start_bit_for_bit(name):
 @every_network
 def test_forward_mode_derivatives_agree_with_finite_differences(x64, name):
     _, base, twice, initial, x, cond = example(name, np.float64)
-    params = two_time_params(base, jax.tree.map(lambda leaf: np.float64(leaf) + 0.1, initial))
+    params = two_time_params(base, jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, initial))
     average = two_times(from_linen(twice))
-    t, s = np.float64(T), np.float64(S)
-    v = np.cos(np.arange(x.size)).reshape(x.shape)
-    h = 1e-5
+    t, s = T.astype(jnp.float64), S.astype(jnp.float64)
+    v = jnp.cos(jnp.arange(x.size, dtype=jnp.float64)).reshape(x.shape)
+    # Attention takes its softmax in float32, whose rounding a quotient divides by h.
+    h, bound = (1e-4, 3e-3) if name == "sit" else (1e-5, 1e-6)
 
     @jax.jit
     def both(params):
         def along(t, x):
             return evaluate_average(average, params, t, s, x, cond)
 
-        _, rate = jax.jvp(along, (t, x), (np.ones_like(t), v))
+        _, rate = jax.jvp(along, (t, x), (jnp.ones_like(t), v))
         return rate, (along(t + h, x + h * v) - along(t - h, x - h * v)) / (2 * h)
 
     rate, quotient = both(params)
-    np.testing.assert_allclose(rate, quotient, rtol=1e-5, atol=1e-6 * np.abs(rate).max())
+    np.testing.assert_allclose(rate, quotient, atol=bound * np.abs(rate).max())
 
 
 class Own(nn.Module):
@@ -155,14 +156,14 @@ def own_drifts():
 
 
 def test_networks_of_the_user_become_two_time_drifts():
-    x = np.random.default_rng(0).normal(size=(BATCH, 2)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 2)), jnp.float32)
     for drift, base, keyword, initial in own_drifts():
         average = two_times(keyword)
         params = two_time_params(base, initial)
         velocity = drift(base, T, x)
         np.testing.assert_array_equal(evaluate_average(average, params, T, S, x), velocity)
-        moved = jax.tree.map(lambda leaf: leaf + 0.3, params)
-        assert np.abs(average(moved, T, S, x) - average(moved, T, T, x))[[0, 2, 3]].min() > 1e-3
+        moved = jax.tree.map(lambda leaf: leaf + 0.05, params)
+        assert np.abs(average(moved, T, S, x) - average(moved, T, T, x))[np.array([0, 2, 3])].min() > 1e-4
         with pytest.raises(ValueError, match="the two-time network has no parameters"):
             two_time_params(initial, base)
         with pytest.raises(ValueError, match="no second time, only what the pretrained ones have"):
@@ -172,7 +173,7 @@ def test_networks_of_the_user_become_two_time_drifts():
 
 
 def test_combinators_of_drifts_are_lifted():
-    network, base, twice, initial, x, cond = example("mlp")
+    _, base, twice, initial, x, cond = example("mlp")
     average = two_times(from_linen(twice))
     params = two_time_params(base, jax.tree.map(lambda leaf: leaf + 0.1, initial))
     exact = average(params, T, S, x, cond)
@@ -212,7 +213,7 @@ def test_what_has_no_second_time_is_refused_with_the_remedy():
 
 def test_a_described_two_time_network_is_found_again(tmp_path):
     _, base, twice, initial, x, cond = example("mlp")
-    params = two_time_params(jax.tree.map(jnp.asarray, base), initial)
+    params = two_time_params(base, initial)
     gft.loading.save_model(tmp_path, twice, params, (2,))
     loaded = gft.load(tmp_path)
     ours = two_times(loaded.drift)(loaded.params, T, S, x, cond)
