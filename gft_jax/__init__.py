@@ -19,6 +19,7 @@ from gft_jax import (
     pairing,
     parallel,
     paths,
+    reflow,
     rewards,
     sampling,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "pairing",
     "parallel",
     "paths",
+    "reflow",
     "rewards",
     "sampling",
 ]

@@ -14,7 +14,6 @@ from gft_jax.objectives import TargetGuidance, gradual_mean_flow, mean_flow
 from gft_jax.pairing import row_keys
 
 LINEAR = gft.paths.linear()
-PLAIN = {"adaptive_power": 0.0}
 
 
 def rows_of(law, num_rows, matrix=None):
@@ -69,7 +68,6 @@ def test_the_average_of_the_flow_is_the_optimum_and_no_other(x64, w):
         base_drift=lambda params, t, x, cond=None: velocity(t, x)[0],
         same_time=0.5,
         time_sampler=gft.objectives.time_sampling.uniform(0.0, 0.95),
-        **PLAIN,
     )
     target = Gaussian(jnp.zeros(2), jnp.diag(variances[1]))
     batch, temperature = rows_of(target, 20_000), jnp.asarray(1 / w - 1)
@@ -112,15 +110,15 @@ BASE = {"matrix": np.array([[0.3, -1.0], [0.2, 0.5]]), "offset": np.array([1.0, 
 def test_without_intervals_it_is_flow_matching_and_gradual(x64, beta):
     batch = rows_of(laws()[2], 8)._replace(weight=jnp.arange(1.0, 9.0))
     for ours, theirs in (
-        (mean_flow(two_time_affine, same_time=1.0, **PLAIN), gft.objectives.flow_matching(one_time_affine)),
-        (gradual_mean_flow(two_time_affine, same_time=1.0, **PLAIN), gft.objectives.gradual(one_time_affine)),
+        (mean_flow(two_time_affine, same_time=1.0), gft.objectives.flow_matching(one_time_affine)),
+        (gradual_mean_flow(two_time_affine, same_time=1.0), gft.objectives.gradual(one_time_affine)),
     ):
         (slope, stats), (expected, others) = (gradient(o, PARAMS, BASE, batch, beta) for o in (ours, theirs))
         np.testing.assert_allclose(flat(slope), flat(expected), rtol=1e-12)
         assert stats.keys() == others.keys()
         for name, value in stats.items():
             np.testing.assert_allclose(value, others[name], rtol=1e-12)
-    mixed = mean_flow(two_time_affine, **PLAIN)
+    mixed = mean_flow(two_time_affine)
     assert np.abs(flat(gradient(mixed, PARAMS, BASE, batch, beta)[0]) - flat(expected)).max() > 1e-2
 
 
@@ -133,7 +131,7 @@ def test_intervals_that_shrink_lead_to_flow_matching(x64):
     for length in (1e-1, 1e-2, 1e-3):
         sampler = gft.objectives.time_sampling.uniform(0.5, 0.5 + length)
         slope, _ = gradient(
-            mean_flow(two_time_affine, time_sampler=sampler, same_time=0.0, **PLAIN), PARAMS, None, batch, 0.0
+            mean_flow(two_time_affine, time_sampler=sampler, same_time=0.0), PARAMS, None, batch, 0.0
         )
         distances.append(np.abs(flat(slope) - flat(expected)).max())
     assert distances[2] < 1e-2 * np.abs(flat(expected)).max()

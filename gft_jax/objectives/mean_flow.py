@@ -1,11 +1,12 @@
 """MeanFlow: regression on average velocities, for sampling in one step or a few; also gradually."""
 
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from gft_jax.cooling import target_weight
 from gft_jax.drifts import evaluate, evaluate_average, instantaneous
@@ -45,7 +46,7 @@ def mean_flow(
     time_sampler: TimeSampler = uniform(),
     weighting: Weighting = weightings.uniform,
     same_time: float = 0.75,
-    adaptive_power: float = 1.0,
+    adaptive_power: float = 0.0,
     adaptive_offset: float = 1e-3,
     guidance: TargetGuidance | None = None,
     tangent_drift: TwoTimeDrift | None = None,
@@ -83,9 +84,10 @@ def mean_flow(
         weighting: k(t) of the squared error.
         same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. Rows (per
             device) must be a multiple of its denominator, 4 for 0.75.
-        adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed. With p > 0 rows of large error
-            count less, and the optimum moves from the mean of the targets towards where most of them are: little in
-            high dimension, where errors are alike, and visibly in two. p = 0 leaves the squared error as it is.
+        adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed; 0 for the squared error, 1 in
+            the source. With p > 0 rows of large error count less, and the optimum moves from the mean of the targets
+            towards where most of them are: little in high dimension, where errors are alike, and far in two. With p = 1
+            the loss is near 1 whatever the drift: look at the stats.
         adaptive_offset: c > 0 of that weight, in units of the squared error (a sum over the event).
         guidance: classifier-free guidance that is folded into the target, so that samples are guided at no cost: v
             becomes ``omega v + kappa u(t, t, x | cond) + (1 - omega - kappa) u(t, t, x | null)`` in target and
@@ -118,7 +120,7 @@ def gradual_mean_flow(
     time_sampler: TimeSampler = uniform(),
     weighting: Weighting = weightings.uniform,
     same_time: float = 0.75,
-    adaptive_power: float = 1.0,
+    adaptive_power: float = 0.0,
     adaptive_offset: float = 1e-3,
     guidance: TargetGuidance | None = None,
     tangent_drift: TwoTimeDrift | None = None,
@@ -233,9 +235,9 @@ def _regression(
         with_interval = has_interval(share, at.t.shape[0])
         stats = {}
         if share > 0:
-            stats["mean_flow_loss"] = at.factor * squared * with_interval / float(share)
+            stats["mean_flow_loss"] = at.factor * squared * _mean_over(with_interval, share, at.t)
         if share < 1:
-            same = ~with_interval / float(1 - share)
+            same = _mean_over(~with_interval, 1 - share, at.t)
             stats["flow_matching_loss"] = at.factor * same * squared_norm(average - at.velocity)
             if rows.base_velocity is not None and guidance is None:
                 displacement = average - rows.base_velocity
@@ -251,3 +253,8 @@ def _regression(
         return Terms(factor * squared, at.weight, stats)
 
     return Objective(loss=loss, prepare=prepare, needs_base=base_drift is not None)
+
+
+def _mean_over(rows: Bool[np.ndarray, "rows"], share: Fraction, like: Array) -> Float[Array, "rows"]:
+    """Factors by which the mean over all rows becomes that over some, a share of them."""
+    return jnp.asarray(rows / float(share), like.dtype)
