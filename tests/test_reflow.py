@@ -89,7 +89,7 @@ def test_pairs_of_another_model_are_refused_by_content(tmp_path):
         lambda: open_pairs(directory, other),
         lambda: made(directory, params=other, settings={"num_steps": 8}),
     ):
-        with pytest.raises(ValueError, match=r"made by another model.*parameters that made them"):
+        with pytest.raises(ValueError, match=r"made by another model.*Give those that made them"):
             call()
     with pytest.raises(ValueError, match=r"made otherwise: settings is \{'num_steps': 8\} there"):
         made(directory, settings={"num_steps": 9})

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from gft_jax.conditions import null_like
 from gft_jax.drifts import evaluate, evaluate_average, instantaneous
 from gft_jax.drifts.guidance import ALWAYS, checked_interval
+from gft_jax.networks.convolution import forward_mode
 from gft_jax.objectives.path_rows import row_times
 from gft_jax.objectives.time_sampling import draw_times
 from gft_jax.types import Batch, TimeSampler, TwoTimeDrift
@@ -161,7 +162,8 @@ def rate_along(
         return evaluate_average(drift, params, t, s, x, cond)
 
     try:
-        _, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))
+        with forward_mode():
+            _, rate = jax.jvp(average, (t, x), (jnp.ones_like(t), velocity))
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise

@@ -99,8 +99,8 @@ def check_same(directory: Path, there: Mapping[str, Any], asked: Mapping[str, An
     if there["model"] != asked["model"]:
         raise ValueError(
             f"the pairs in {directory} were made by another model: parameters {there['model'][:12]} made them, and "
-            f"given are {asked['model'][:12]} (SHA-256 of their content). Give the parameters that made them, or make pairs "
-            "of these in another directory."
+            f"given are {asked['model'][:12]} (SHA-256 of their content). Give those that made them, or make pairs of "
+            "these in another directory."
         )
     if differing := [name for name in asked if there.get(name) != asked[name]]:
         name = differing[0]
