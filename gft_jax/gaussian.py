@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from gft_jax.paths import Path
@@ -213,7 +214,7 @@ def average_velocity(
     spectra = jnp.diagonal(in_basis, axis1=1, axis2=2)
     beside = jnp.max(jnp.abs(in_basis - jax.vmap(jnp.diag)(spectra)))
     rounding = 100 * jnp.finfo(matrices.dtype).eps * jnp.max(jnp.abs(matrices))
-    if not isinstance(beside, jax.core.Tracer) and beside > rounding:
+    if not isinstance(beside, Tracer) and beside > rounding:
         raise ValueError(
             "the flow is in closed form where the covariances of source and target, and the cross covariance, are "
             f"symmetric and commute; in the basis nearest to a common one, {beside:.1e} is off the diagonal."

@@ -29,7 +29,7 @@ S = T + jnp.array([0.25, 0.0, 0.1, 0.3], jnp.float32)
 NETWORKS = {
     "mlp": (ResidualMLP(hidden=8, depth=2, time_features=4, num_classes=3), (2,), np.arange(BATCH) % 4),
     "sit": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
-    "unet": (UNet(4, (1, 2), 1, (2,), 2, 2), (4, 4, 1), None),
+    "unet": (UNet(4, (1,), 1, (), 2, 2), (4, 4, 1), None),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 

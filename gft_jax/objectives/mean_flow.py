@@ -1,5 +1,6 @@
 """MeanFlow: regression on average velocities, for sampling in one step or a few; also gradually."""
 
+import functools
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -208,9 +209,10 @@ def _regression(
         rows = path_rows_at(path, t, weighting, batch)
         x, cond, velocity, base_velocity = rows.x, rows.cond, rows.velocity, None
         if base_drift is not None:
+            base = functools.partial(evaluate, base_drift, base_params, t, x, cond)
             base_velocity = jax.lax.cond(
                 temperature > 0,
-                lambda: evaluate(base_drift, base_params, t, x, cond).astype(x.dtype),
+                lambda: base().astype(x.dtype),
                 lambda: jnp.zeros_like(x),
             )
             w = target_weight(temperature).astype(x.dtype)
