@@ -6,10 +6,14 @@ import numpy as np
 import optax
 import pytest
 from gaussian_toy import affine, at_time, flat, gradient, laws, mean_loss, prepare, z_scores
+from programs import on_fake_devices
 
 import gft_jax as gft
 from gft_jax.cooling import effective_target_weight
+from gft_jax.drifts import from_linen, lifted, two_times
 from gft_jax.gaussian import Gaussian
+from gft_jax.networks import ResidualMLP
+from gft_jax.networks.lora import low_rank
 from gft_jax.objectives import TargetGuidance, gradual_mean_flow, mean_flow
 from gft_jax.pairing import row_keys
 
@@ -269,6 +273,37 @@ def test_microbatches_make_the_same_step():
     assert np.abs(flat(one.params) - flat(params)).max() > 1e-2
     for name in info.stats:
         np.testing.assert_allclose(info.stats[name], other.stats[name], rtol=1e-5)
+
+
+def test_adapters_start_at_the_base_and_learn_its_average_first():
+    """At infinite temperature the base is the optimum where s = t, and what is learned is the second time alone."""
+    network = ResidualMLP(hidden=8, depth=1, time_features=4, two_times=True)
+    x = jnp.ones((1, 2))
+    lora = low_rank(["block_0/kernel"], rank=1, whole=["second_time/last/*"])
+    drift = lifted(lora.on_activations, two_times(from_linen(network)))
+    fresh = jax.jit(network.init)(jax.random.key(0), x[:, 0], x)["params"]
+    base = jax.tree.map(lambda leaf: leaf + 0.1, fresh)
+    base["second_time"]["last"] = fresh["second_time"]["last"]
+    batch = rows_of(laws()[2], 16)
+    for same_time, moves in ((1.0, False), (0.75, True)):
+        tuner = gft.finetuner(
+            gradual_mean_flow(drift, same_time=same_time),
+            optax.sgd(1.0),
+            gft.cooling.constant(target_weight=1e-9),
+            adapter=lora.adapter,
+        )
+        state, info = jax.jit(tuner.step)(tuner.init(jax.random.key(0), base), base, batch)
+        assert (info.grad_norm > 1e-2) == moves
+        assert info.stats["displacement_squared"] < 1e-10
+        assert (np.abs(state.params["second_time/last/kernel"].delta).max() > 1e-4) == moves
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_on_any_number_of_devices():
+    printed = {name: float(value) for name, value in on_fake_devices("mean_flow_program.py").items()}
+    assert printed.pop("size") > 1e-2
+    assert len(printed) == 4
+    assert max(printed.values()) < 1e-4, printed
 
 
 @jax.custom_vjp

@@ -87,8 +87,8 @@ def mean_flow(
             device) must be a multiple of its denominator, 4 for 0.75.
         adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed; 0 for the squared error, 1 in
             the source. With p > 0 rows of large error count less, and the optimum moves from the mean of the targets
-            towards where most of them are: little in high dimension, where errors are alike, and far in two. With p = 1
-            the loss is near 1 whatever the drift: look at the stats.
+            towards where most of them are: little in high dimension, where errors are alike, and more in two. With
+            p = 1 the loss is near 1 whatever the drift: look at the stats.
         adaptive_offset: c > 0 of that weight, in units of the squared error (a sum over the event).
         guidance: classifier-free guidance that is folded into the target, so that samples are guided at no cost: v
             becomes ``omega v + kappa u(t, t, x | cond) + (1 - omega - kappa) u(t, t, x | null)`` in target and
