@@ -86,8 +86,9 @@ def note_rows(partial: Path, description: Mapping[str, Any], rows: int) -> None:
 def finish(partial: Path, directory: Path, description: Mapping[str, Any]) -> None:
     """Gives finished pairs their name."""
     write_json(partial / DESCRIPTION, description)
-    (partial / _PROGRESS).unlink(missing_ok=True)
     os.replace(partial, directory)
+    # Not before: a kill in between would leave all pairs, and nothing that says so.
+    (directory / _PROGRESS).unlink()
 
 
 def check_same(directory: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
