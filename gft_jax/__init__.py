@@ -19,12 +19,13 @@ from gft_jax import (
     pairing,
     parallel,
     paths,
+    reflow,
     rewards,
     sampling,
 )
 from gft_jax.finetuning import FineTuner, StepInfo, TrainState, finetuner, full, mean_loss
 from gft_jax.loading import load
-from gft_jax.types import Adapter, Batch, Drift, Objective, Reward, Terms
+from gft_jax.types import Adapter, Batch, Drift, Objective, Reward, Terms, TwoTimeDrift
 
 __version__ = metadata.version("gft_jax")
 
@@ -38,6 +39,7 @@ __all__ = [
     "StepInfo",
     "Terms",
     "TrainState",
+    "TwoTimeDrift",
     "checkpoints",
     "control_costs",
     "cooling",
@@ -58,6 +60,7 @@ __all__ = [
     "pairing",
     "parallel",
     "paths",
+    "reflow",
     "rewards",
     "sampling",
 ]

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from gft_jax.paths import Path
 
 Velocity = Callable[[Array, Array], Array]
 """A velocity field without parameters: ``(t[batch], x[batch, d])`` -> ``[batch, d]``."""
+
+AverageVelocity = Callable[[Array, Array, Array], Array]
+"""An average velocity without parameters: ``(t[batch], s[batch], x[batch, d])`` -> ``[batch, d]``."""
 
 
 class Gaussian(NamedTuple):
@@ -175,6 +179,68 @@ def marginal_velocity(
         return jax.vmap(row)(t, x)
 
     return velocity
+
+
+def average_velocity(
+    path: Path, source: Gaussian, target: Gaussian, cross: Float[Array, "d d"] | None = None
+) -> AverageVelocity:
+    """Mean over [t, s] of `marginal_velocity` along its own flow, ``u(t, s, x) = (phi(t, s, x) - x) / (s - t)``.
+
+    Where the covariances of the ends, and the cross covariance, are symmetric and commute (a source N(m, c I) that is
+    independent of the data, or coupled to it by `monge_map`), the flow is
+    ``phi(t, s, x) = m_s + S_s^(1/2) S_t^(-1/2) (x - m_t)``, m_t and S_t the mean and the covariance of x_t. At s = t
+    the average velocity is the velocity. Defined for s < t too; not finite where S_t is singular at t.
+
+    Args:
+        path: the probability path, noisy or not.
+        source: law of x0.
+        target: law of x1.
+        cross: symmetric cross covariance ``Cov(x1, x0)`` of the coupling; None for independent ends.
+
+    Returns:
+        The function ``(t[batch], s[batch], x[batch, d])`` -> ``[batch, d]``.
+
+    Raises:
+        ValueError: where the shapes do not match, or matrices, unless they are traced, do not commute.
+    """
+    _check_pair(source, target, cross)
+    velocity = marginal_velocity(path, source, target, cross)
+    cross = jnp.zeros_like(source.cov) if cross is None else cross
+    matrices = jnp.stack([source.cov, target.cov, cross])
+    # Incommensurable weights: only what is the same in all three is the same in their sum.
+    weights = jnp.sqrt(jnp.array([2.0, 3.0, 5.0], matrices.dtype))
+    _, basis = jnp.linalg.eigh(jnp.tensordot(weights, matrices, 1))
+    in_basis = basis.T @ matrices @ basis
+    spectra = jnp.diagonal(in_basis, axis1=1, axis2=2)
+    beside = jnp.max(jnp.abs(in_basis - jax.vmap(jnp.diag)(spectra)))
+    rounding = 100 * jnp.finfo(matrices.dtype).eps * jnp.max(jnp.abs(matrices))
+    if not isinstance(beside, Tracer) and beside > rounding:
+        raise ValueError(
+            "the flow is in closed form where the covariances of source and target, and the cross covariance, are "
+            f"symmetric and commute; in the basis nearest to a common one, {beside:.1e} is off the diagonal."
+        )
+
+    def row(t: Array, s: Array, x: Array) -> Array:
+        def law(t: Array) -> tuple[Array, Array]:
+            at, _ = _weights(path, t)
+            variances = (
+                at.x0**2 * spectra[0] + at.x1**2 * spectra[1] + 2 * at.x0 * at.x1 * spectra[2] + at.noise**2
+            )
+            return at.x0 * source.mean + at.x1 * target.mean, jnp.sqrt(variances)
+
+        (mean_t, sd_t), (mean_s, sd_s) = law(t), law(s)
+        length = jnp.where(s == t, 1, s - t)
+        moved = basis @ ((sd_s / sd_t - 1) * (basis.T @ (x - mean_t)))
+        return (mean_s - mean_t + moved) / length
+
+    def average(
+        t: Float[Array, "batch"], s: Float[Array, "batch"], x: Float[Array, "batch d"]
+    ) -> Float[Array, "batch d"]:
+        if s.shape != t.shape:
+            raise ValueError(f"t has shape {t.shape} and s {s.shape}: they must be equal.")
+        return jnp.where((s == t)[:, None], velocity(t, x), jax.vmap(row)(t, s, x))
+
+    return average
 
 
 def blended_velocity(

@@ -39,6 +39,19 @@ class Drift(Protocol):
 
 
 @runtime_checkable
+class TwoTimeDrift(Protocol):
+    """An average velocity: ``drift(params, t, s, x, cond=None)`` -> array like ``x``, for ``t <= s``.
+
+    The mean over [t, s] of the velocity along the flow that passes x at time t, so that ``x + (s - t) drift(...)`` is
+    where it is at s; at s = t the velocity itself. ``t`` and ``s`` have shape ``[batch]``; all else is as of a `Drift`.
+    """
+
+    def __call__(self, params: Any, t: Array, s: Array, x: Array, cond: Any = None, /) -> Array:
+        """Average velocity from ``(t, x)`` to the time s."""
+        ...
+
+
+@runtime_checkable
 class Reward(Protocol):
     """What samples are to be good at: ``reward(x, cond=None)`` -> ``[batch]``, larger is better.
 

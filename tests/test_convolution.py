@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from gft_jax.networks import conv_general_dilated
+from gft_jax.networks.convolution import forward_mode
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 ROWS = [
@@ -97,6 +98,24 @@ def test_all_convolutions_of_a_gradient_in_a_loop_have_the_fast_layout():
     assert len(ours) == len(theirs) == 3
     assert [layouts == fast for layouts in ours] == [True] * 3
     assert [layouts == fast for layouts in theirs] == [True, False, False]  # power
+
+
+def test_all_convolutions_of_a_tangent_have_the_fast_layout_in_forward_mode():
+    x, kernel, *_ = arrays((4, 4), (3, 3), jnp.float32)
+    fast = lax.conv_dimension_numbers(x.shape, kernel.shape, LAYOUTS[2])
+
+    def tangent(x):
+        def f(x):
+            return conv_general_dilated(nn.silu(x), kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS[2])
+
+        return jax.jvp(f, (x,), (x,))
+
+    without = list(layouts_of(jax.make_jaxpr(tangent)(x).jaxpr))
+    with forward_mode():
+        within = list(layouts_of(jax.make_jaxpr(tangent)(x).jaxpr))
+    assert [layouts == fast for layouts in within] == [True, True]
+    if jax.default_backend() == "cpu":  # power; and no convolution for the kernel, which is constant
+        assert sorted(layouts == fast for layouts in without) == [False, True]
 
 
 def test_other_layouts_and_groups_are_left_to_jax():

@@ -308,3 +308,74 @@ def test_wrong_arguments_are_refused(without_hook):
     for refused, message in refusals:
         with pytest.raises(ValueError, match=message):
             refused()
+
+
+# ---- Average velocities
+
+
+def _commuting(seed):
+    """A source of equal variances and a target law."""
+    target = _law(seed)
+    return Gaussian(jnp.asarray([0.1, -0.2, 0.3]), 1.3 * jnp.eye(3)), target
+
+
+@pytest.mark.parametrize(
+    ("path", "optimal"),
+    [
+        (paths.linear(), False),
+        (paths.linear(), True),
+        (paths.trigonometric(), False),
+        (paths.with_constant_noise(paths.linear(), 0.3), True),
+        (paths.variance_preserving(), False),
+    ],
+)
+def test_the_average_velocity_obeys_the_identity_of_mean_flow(x64, path, optimal):
+    """``u = v + (s - t) du/dt`` along the flow of v, du/dt by forward mode; with v it is the only bounded solution."""
+    source, target = _commuting(4)
+    cross = gaussian.monge_map(source, target).matrix @ source.cov if optimal else None
+    velocity = gaussian.marginal_velocity(path, source, target, cross)
+    average = gaussian.average_velocity(path, source, target, cross)
+    first, second, x = np.split(np.random.default_rng(0).uniform(0.01, 0.99, (64, 5)), [1, 2], axis=1)
+    t, s, x = (
+        jnp.asarray(a) for a in (np.minimum(first, second)[:, 0], np.maximum(first, second)[:, 0], 4 * x - 2)
+    )
+
+    @jax.jit
+    def both(t, s, x):
+        def rate(v):
+            return jax.jvp(lambda t, x: average(t, s, x), (t, x), (jnp.ones_like(t), v))
+
+        v = velocity(t, x)
+        (u, along), (_, other) = rate(v), rate(1.1 * v)
+        return u, v + (s - t)[:, None] * along, v + (s - t)[:, None] * other, average(t, t, x), v
+
+    u, identity, other, at_t, v = both(t, s, x)
+    np.testing.assert_allclose(u, identity, atol=1e-10, rtol=1e-8)
+    assert np.abs(u - other).max() > 1e-2  # power
+    np.testing.assert_array_equal(at_t, v)
+
+
+def test_the_average_velocity_steps_along_the_flow(x64):
+    source, target = _commuting(5)
+    average = jax.jit(gaussian.average_velocity(paths.linear(), source, target))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+
+    def step(start, end, x):
+        t, s = (jnp.full(len(x), time) for time in (start, end))
+        return x + (end - start) * average(t, s, x)
+
+    there = step(0.0, 1.0, x)
+    np.testing.assert_allclose(step(0.4, 1.0, step(0.0, 0.4, x)), there, rtol=1e-10)
+    np.testing.assert_allclose(step(1.0, 0.0, there), x, atol=1e-10)
+    law = gaussian.generated_law(gaussian.marginal_velocity(paths.linear(), source, target), source)
+    end = step(0.0, 1.0, source.mean[None])[0]
+    stretch = jax.jacobian(lambda x: step(0.0, 1.0, x[None])[0])(source.mean)
+    _assert_laws_agree(Gaussian(end, stretch @ source.cov @ stretch.T), law, 1e-9)
+
+
+def test_an_average_velocity_without_a_closed_form_is_refused(x64):
+    with pytest.raises(ValueError, match="symmetric and commute"):
+        gaussian.average_velocity(paths.linear(), _law(0), _law(1))
+    turn = jnp.asarray([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(ValueError, match="symmetric and commute"):
+        gaussian.average_velocity(paths.linear(), *_commuting(4), 0.1 * turn)

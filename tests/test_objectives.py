@@ -15,6 +15,15 @@ def mean_entry(x):
     return jnp.mean(x.reshape(x.shape[0], -1), axis=-1)
 
 
+def of_two_times(drift):
+    """An average velocity that is this drift at s = t."""
+
+    def average(params, t, s, x, cond=None):
+        return drift(params, t, x, cond) * (1 + jnp.sin(s - t)).reshape(-1, *[1] * (x.ndim - 1))
+
+    return average
+
+
 OBJECTIVES = {
     "flow matching": gft.objectives.flow_matching,
     "gradual": gft.objectives.gradual,
@@ -24,6 +33,8 @@ OBJECTIVES = {
         drift, base_path=gft.objectives.rolled_out(2)
     ),
     "terminal": lambda drift: gft.objectives.terminal(drift, mean_entry),
+    "mean flow": lambda drift: gft.objectives.mean_flow(of_two_times(drift), same_time=0.5),
+    "gradual mean flow": lambda drift: gft.objectives.gradual_mean_flow(of_two_times(drift), same_time=0.0),
 }
 every_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 

@@ -2,7 +2,7 @@
 
 Without a condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as
 ``(t, x, cond)``, and a model that takes two arguments alone then raises an error rather than ignoring the
-condition.
+condition. A model of two times has a keyword argument s besides, which `gft_jax.drifts.two_times` gives it.
 """
 
 import functools
@@ -18,27 +18,36 @@ from jaxtyping import Array
 from gft_jax.types import Drift
 
 
-def _caller(call: Callable[..., Any]) -> Callable[[Callable[..., Any], Any, Any, Any], Any]:
-    """How to call a model whose signature is that of ``call``: with or without a condition."""
+def _caller(call: Callable[..., Any]) -> Callable[..., Any]:
+    """How to call a model whose signature is that of ``call``: with or without a condition, and a second time."""
     signature = inspect.signature(call)
 
-    def accepts(num_arguments: int) -> bool:
+    def accepts(num_arguments: int, **keywords: Any) -> bool:
         try:
-            signature.bind(*range(num_arguments))
+            signature.bind(*range(num_arguments), **keywords)
         except TypeError:
             return False
         return True
 
-    takes_none, takes_one = accepts(2), accepts(3)
+    # A second time without a default must not hide that a model takes the rest.
+    takes_second = accepts(2, s=None) or accepts(3, s=None)
+    second = {"s": None} if takes_second else {}
+    takes_none, takes_one = accepts(2, **second), accepts(3, **second)
     if not (takes_none or takes_one):
         raise ValueError(f"A drift is called as (t, x) or as (t, x, cond), but this one takes {signature}.")
 
-    def call_model(model: Callable[..., Any], t: Any, x: Any, cond: Any) -> Any:
+    def call_model(model: Callable[..., Any], t: Any, x: Any, cond: Any, **second_time: Any) -> Any:
+        if second_time and not takes_second:
+            raise ValueError(
+                f"A second time was given to a model that takes {signature}. Give it a keyword argument s that changes "
+                "nothing at the start (gft_jax.networks.SecondTime), and make its parameters of the pretrained ones by "
+                "gft_jax.networks.two_time_params."
+            )
         if cond is None and takes_none:
-            return model(t, x)
+            return model(t, x, **second_time)
         if not takes_one:
             raise ValueError(f"A condition was given to a drift that takes none: it takes {signature}.")
-        return model(t, x, cond)
+        return model(t, x, cond, **second_time)
 
     return call_model
 
@@ -76,11 +85,12 @@ def from_linen(
     method = apply_kwargs.get("method", "__call__")
     call = _caller(getattr(module, method) if isinstance(method, str) else functools.partial(method, module))
 
-    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
-        def apply(*inputs: Any) -> Any:
-            return module.apply({"params": params, **collections}, *inputs, **apply_kwargs)
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
+        def apply(*inputs: Any, **second_time: Any) -> Any:
+            variables = {"params": params, **collections}
+            return module.apply(variables, *inputs, **second_time, **apply_kwargs)
 
-        return call(apply, t, x, cond)
+        return call(apply, t, x, cond, **second_time)
 
     return drift
 
@@ -97,8 +107,8 @@ def from_nnx(model: nnx.Module) -> tuple[Drift, Any]:
     graph, params, rest = nnx.split(copy, nnx.Param, ...)
     call = _caller(model.__call__)
 
-    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
-        return call(nnx.merge(graph, params, rest), t, x, cond)
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
+        return call(nnx.merge(graph, params, rest), t, x, cond, **second_time)
 
     return drift, params
 
@@ -115,9 +125,10 @@ def from_equinox(module: Callable[..., Any]) -> tuple[Drift, Any]:
     params, static = eqx.partition(eqx.nn.inference_mode(module), eqx.is_inexact_array)
     call = _caller(module)
 
-    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
         model = eqx.combine(params, static)
-        return jax.vmap(lambda t, x, cond: call(model, t, x, cond))(t, x, cond)
+        each = jax.vmap(lambda t, x, cond, second_time: call(model, t, x, cond, **second_time))
+        return each(t, x, cond, second_time)
 
     return drift, params
 
@@ -132,7 +143,7 @@ def from_function(function: Callable[..., Any]) -> Drift:
     """
     call = _caller(function)
 
-    def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
-        return call(function, t, x, cond)
+    def drift(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
+        return call(function, t, x, cond, **second_time)
 
     return drift

@@ -69,7 +69,7 @@ def blend(
     Source: guidance by a weaker version of the model, Karras et al., "Guiding a diffusion model with a bad version of
     itself", arXiv:2406.02507.
     """
-    interval = _checked_interval(interval)
+    interval = checked_interval(interval)
     drift_other = drift_base if drift_tuned is None else drift_tuned
 
     def drift(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
@@ -119,7 +119,7 @@ def guide(drift: Drift, null_cond: Any, *, interval: tuple[float, float] | np.nd
     "Applying guidance in a limited interval improves sample and distribution quality in diffusion models",
     arXiv:2404.07724.
     """
-    interval = _checked_interval(interval)
+    interval = checked_interval(interval)
 
     def guided(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
         if not isinstance(params, GuidanceParams):
@@ -174,7 +174,12 @@ def _between(
     return jnp.where(weight == 0, zero, jnp.where(weight == 1, one, (1 - weight) * zero + weight * one))
 
 
-def _checked_interval(interval: tuple[float, float] | np.ndarray) -> tuple[float, float]:
+def checked_interval(interval: tuple[float, float] | np.ndarray) -> tuple[float, float]:
+    """Flow times with guidance, as numbers.
+
+    Raises:
+        ValueError: unless ``0 <= start < end <= 1``.
+    """
     if np.shape(interval) != (2,) or not 0 <= interval[0] < interval[1] <= 1:
         raise ValueError(
             f"interval is {interval}; it must be (start, end) in flow time with 0 <= start < end <= 1."

@@ -5,6 +5,7 @@ from gft_jax.networks.condition_embedding import ConditionEmbedding, null_condit
 from gft_jax.networks.convolution import conv_general_dilated
 from gft_jax.networks.freezing import freeze, freeze_all_but
 from gft_jax.networks.mlp import ResidualMLP
+from gft_jax.networks.second_time import SecondTime, two_time_params
 from gft_jax.networks.sit import SiT
 from gft_jax.networks.stacking import stacked, unstacked
 from gft_jax.networks.unet import UNet
@@ -12,6 +13,7 @@ from gft_jax.networks.unet import UNet
 __all__ = [
     "ConditionEmbedding",
     "ResidualMLP",
+    "SecondTime",
     "SiT",
     "UNet",
     "conv_general_dilated",
@@ -20,5 +22,6 @@ __all__ = [
     "lora",
     "null_condition",
     "stacked",
+    "two_time_params",
     "unstacked",
 ]

@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 
@@ -18,6 +20,17 @@ class _Window(NamedTuple):
     lhs_dilation: tuple[int, ...] | None
     rhs_dilation: tuple[int, ...] | None
     precision: Any
+
+
+_is_forward_mode = jax.make_user_context(False)
+
+
+def forward_mode() -> AbstractContextManager[None]:
+    """Within this context tangents of the convolutions here are fast in loops, and gradients are not.
+
+    For what is traced there: a program with forward-mode derivatives alone, as of `gft_jax.objectives.mean_flow`.
+    """
+    return _is_forward_mode(True)
 
 
 def conv_general_dilated(
@@ -39,8 +52,8 @@ def conv_general_dilated(
     (``lax.scan``, ``lax.cond``) it brings no other layout into this form: there the gradients that JAX derives take
     tens of times as long. On CPU the derivative is therefore written with layouts whose transposes are the fast one,
     for arrays of this layout (with any number of space axes) and one feature group; all else, and other devices, have
-    JAX's own. Derivatives of any order and in both modes are right, but tangents (forward mode) are fast outside loops
-    only.
+    JAX's own. Derivatives of any order and in both modes are right, but tangents (forward mode) are fast within loops
+    under `forward_mode` alone.
 
     Images smaller than the window, as at the lowest level of a U-Net, take XLA's CPU backend twenty times as long as
     others for the same work. On CPU they are written as matrices of patches, which are multiplied by the kernel.
@@ -60,6 +73,7 @@ def conv_general_dilated(
     is_spread = any(step != 1 for step in lhs_dilation or ())
     if (
         jax.default_backend() != "cpu"
+        or _is_forward_mode.value
         or layouts != _fast_layouts(lhs.ndim)
         or feature_group_count != 1
         or (isinstance(padding, str) and is_spread)  # lax has words of its own for it
@@ -130,9 +144,9 @@ def _on_cpu(window: _Window, lhs: Array, rhs: Array) -> Array:
     return _apply(window, lhs, rhs, _fast_layouts(lhs.ndim))
 
 
-@_on_cpu.defjvp
+@functools.partial(_on_cpu.defjvp, symbolic_zeros=True)
 def _derivative(
-    window: _Window, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    window: _Window, primals: tuple[Array, Array], tangents: tuple[Any, Any]
 ) -> tuple[Array, Array]:
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
     last = lhs.ndim - 1
@@ -143,9 +157,14 @@ def _derivative(
     # exchanging the images' rows with their features, and so on: exchanged here, they come out in the fast layout.
     by_lhs = lax.ConvDimensionNumbers(fast.lhs_spec, (last - 1, last, *space), fast.out_spec)
     by_rhs = lax.ConvDimensionNumbers((last, 0, *shifted), (last, 0, *shifted), (last - 1, last, *space))
-    from_lhs = _apply(window, lhs_dot, jnp.swapaxes(rhs, -1, -2), by_lhs)
-    from_rhs = _apply(window, jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs_dot, -2, 0), by_rhs)
-    return _on_cpu(window, lhs, rhs), from_lhs + jnp.moveaxis(from_rhs, -2, 0)
+    terms = []
+    # Half of the work is none where one of the two is constant, as the kernel is along a flow.
+    if not isinstance(lhs_dot, SymbolicZero):
+        terms.append(_apply(window, lhs_dot, jnp.swapaxes(rhs, -1, -2), by_lhs))
+    if not isinstance(rhs_dot, SymbolicZero):
+        from_rhs = _apply(window, jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs_dot, -2, 0), by_rhs)
+        terms.append(jnp.moveaxis(from_rhs, -2, 0))
+    return _on_cpu(window, lhs, rhs), functools.reduce(jnp.add, terms)
 
 
 def _apply(window: _Window, lhs: Array, rhs: Array, layouts: lax.ConvDimensionNumbers) -> Array:

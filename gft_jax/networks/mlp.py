@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num
 
 from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
 from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
+from gft_jax.networks.second_time import with_second_time
 
 
 class ResidualMLP(nn.Module):
@@ -37,11 +38,12 @@ class ResidualMLP(nn.Module):
         cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``.
         learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
             they are obligatory.
+        two_times: whether the network takes a second time s, for average velocities; see `SecondTime`.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: at construction, if a field is out of range; at the call, if the shape of t does not fit x, or cond
-            is missing, unexpected, or of another kind or shape.
+            or s is missing, unexpected, or of another kind or shape.
     """
 
     hidden: int = 256
@@ -50,6 +52,7 @@ class ResidualMLP(nn.Module):
     num_classes: Sizes = None
     cond_features: Sizes = None
     learned_null: bool = False
+    two_times: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -63,9 +66,14 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self,
+        t: Num[Array, "..."],
+        x: Float[Array, "batch *event"],
+        cond: Any = None,
+        s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond."""
+        """Velocity ``[batch, *event]`` at flow times t ``[batch]`` and positions x, given cond; its mean from t to s if
+        the network takes two times."""
         if t.shape != x.shape[:1]:
             raise ValueError(
                 f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}."
@@ -80,6 +88,7 @@ class ResidualMLP(nn.Module):
         )
         embedding = dense(self.time_features, "time")(features.astype(x.dtype))
         embedding = with_condition(self, embedding, cond, "condition")
+        embedding = with_second_time(self, embedding, t, s)
 
         modulation = dense(2 * self.hidden, "modulation")(nn.silu(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)

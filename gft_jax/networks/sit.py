@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
 from gft_jax.networks.embeddings import sinusoids
+from gft_jax.networks.second_time import with_second_time
 
 TIME_FEATURES = 256
 _LONGEST_PERIOD = 10_000.0
@@ -127,12 +128,13 @@ class SiT(nn.Module):
             (`gft_jax.parallel.sharded`) the whole stack is gathered before the loop.
         fused_attention: whether attention is cuDNN's, which never writes out the weights ``[tokens, tokens]``, on
             NVIDIA GPUs where x is in half precision (`gft_jax.drifts.in_precision`); elsewhere nothing changes.
-            It has no forward-mode derivative.
+            It has no forward-mode derivative: for `gft_jax.objectives.mean_flow` see its ``tangent_drift``.
+        two_times: whether the network takes a second time s, for average velocities; see `SecondTime`.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: at construction, if a field is out of range; at the call, if the shape of x is no image of whole
-            patches, those of t or cond do not fit x, or cond is missing, unexpected or of another kind.
+            patches, those of t, s or cond do not fit x, or cond or s is missing, unexpected or of another kind.
     """
 
     hidden_size: int
@@ -147,6 +149,7 @@ class SiT(nn.Module):
     remat: bool = False
     scan: bool = False
     fused_attention: bool = False
+    two_times: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -177,9 +180,14 @@ class SiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self,
+        t: Num[Array, "..."],
+        x: Float[Array, "batch *event"],
+        cond: Any = None,
+        s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, height, width, channels]`` at flow times t ``[batch]`` and positions x, given cond."""
+        """Velocity ``[batch, height, width, channels]`` at flow times t ``[batch]`` and positions x, given cond; its
+        mean from t to s if the network takes two times."""
         self._check(t, x)
         batch, height, width, channels = x.shape
         p = self.patch_size
@@ -202,6 +210,7 @@ class SiT(nn.Module):
         embedding = with_condition(
             self, embedding, cond, "y_embedder", embedding_init=_narrow, kernel_init=_narrow
         )
+        embedding = with_second_time(self, embedding, t, s)
 
         tokens = self._blocks(tokens, embedding)
         zeros = nn.initializers.zeros

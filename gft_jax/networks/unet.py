@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Num
 from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
 from gft_jax.networks.convolution import conv_general_dilated
 from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
+from gft_jax.networks.second_time import with_second_time
 
 _INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups")
 
@@ -54,11 +55,12 @@ class UNet(nn.Module):
         cond_features: width >= 1 of the condition where it is a vector, floats ``[batch, cond_features]``.
         learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
             they are obligatory.
+        two_times: whether the network takes a second time s, for average velocities; see `SecondTime`.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: at construction, if a field is out of range; at the call, if x is no batch of images of a fitting
-            size, the shape of t does not fit x, or cond is missing, unexpected, or of another kind or shape.
+            size, the shape of t does not fit x, or cond or s is missing, unexpected, or of another kind or shape.
 
     Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233 (the network); Tong
     et al., arXiv:2302.00482 (its use for flow matching).
@@ -74,6 +76,7 @@ class UNet(nn.Module):
     num_classes: Sizes = None
     cond_features: Sizes = None
     learned_null: bool = False
+    two_times: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -99,15 +102,20 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Num[Array, "..."], x: Float[Array, "batch *event"], cond: Any = None
+        self,
+        t: Num[Array, "..."],
+        x: Float[Array, "batch *event"],
+        cond: Any = None,
+        s: Num[Array, "..."] | None = None,
     ) -> Float[Array, "batch *event"]:
-        """Velocity ``[batch, height, width, c]`` at flow times t ``[batch]`` and positions x, given cond."""
+        """Velocity ``[batch, height, width, c]`` at flow times t ``[batch]`` and positions x, given cond; its mean from
+        t to s if the network takes two times."""
         attends = self._levels_with_attention(x)
         if t.shape != x.shape[:1]:
             raise ValueError(
                 f"t must have shape {x.shape[:1]} for x of shape {x.shape}, got shape {t.shape}."
             )
-        embedding = nn.silu(self._embedding(t, x, cond))
+        embedding = nn.silu(self._embedding(t, x, cond, s))
         widths = [self.channels * multiplier for multiplier in self.multipliers]
 
         def block(h: Array, level: int, name: str) -> Array:
@@ -161,8 +169,8 @@ class UNet(nn.Module):
             )
         return attends
 
-    def _embedding(self, t: Array, x: Array, cond: Any) -> Array:
-        """Embedding of time and condition ``[batch, 4 channels]``."""
+    def _embedding(self, t: Array, x: Array, cond: Any, s: Array | None) -> Array:
+        """Embedding of times and condition ``[batch, 4 channels]``."""
         width = 4 * self.channels
 
         def dense(name: str) -> nn.Dense:
@@ -174,7 +182,8 @@ class UNet(nn.Module):
             flow_time_frequencies(self.channels + self.channels % 2),
         )
         embedding = dense("time_1")(nn.silu(dense("time_0")(features.astype(x.dtype))))
-        return with_condition(self, embedding, cond, "condition")
+        embedding = with_condition(self, embedding, cond, "condition")
+        return with_second_time(self, embedding, t, s)
 
 
 class _Residual(nn.Module):

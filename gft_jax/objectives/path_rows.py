@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from gft_jax.objectives.time_sampling import draw_times
 from gft_jax.paths import Path
@@ -56,6 +56,15 @@ def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch
     Raises:
         ValueError: if the batch has no data end, the two ends differ in shape, or weights are not one a row.
     """
+    return path_rows_at(path, row_times(time_sampler, batch), weighting, batch)
+
+
+def row_times(time_sampler: TimeSampler, batch: Batch) -> Float[Array, "rows"]:
+    """A time for every row, from the row's own key.
+
+    Raises:
+        ValueError: if the batch has no data end, or the two ends differ in shape.
+    """
     if batch.x1 is None:
         raise ValueError(
             "flow matching regresses on paths to data, and the batch has x1=None: give data rows"
@@ -64,13 +73,26 @@ def path_rows(path: Path, time_sampler: TimeSampler, weighting: Weighting, batch
         raise ValueError(
             f"the two ends of a path must have one shape: x0 has {batch.x0.shape}, x1 has {batch.x1.shape}"
         )
-    key_time, key_noise = jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)
     # Half precision cannot tell times near the ends apart, nor add up a thousand rows.
     dtype = jnp.promote_types(batch.x1.dtype, jnp.float32)
-    t = draw_times(time_sampler, key_time, dtype)
-    point = path.sample(key_noise, t, batch.x0.astype(dtype), batch.x1.astype(dtype))
+    return draw_times(time_sampler, _keys(batch)[0], dtype)
+
+
+def path_rows_at(path: Path, t: Float[Array, "rows"], weighting: Weighting, batch: Batch) -> PathRows:
+    """Points on the conditional paths at times that were drawn already, of a batch that `row_times` has checked.
+
+    Raises:
+        ValueError: if weights are not one a row.
+    """
+    x0, x1 = (jnp.asarray(end, t.dtype) for end in (batch.x0, batch.x1))
+    point = path.sample(_keys(batch)[1], t, x0, x1)
     factor = weighting(t)
     if factor.shape != t.shape:
         raise ValueError(f"weighting(t) must have one value a row, shape {t.shape}, got shape {factor.shape}")
-    weight = row_weights(batch, dtype)
+    weight = row_weights(batch, t.dtype)
     return PathRows(t, point.x, point.velocity, factor, weight, batch.cond, point.score)
+
+
+def _keys(batch: Batch) -> Key[Array, "2 rows"]:
+    """A key for the time of every row, and one for its noise."""
+    return jnp.moveaxis(jax.vmap(jax.random.split)(batch.key), 1, 0)

@@ -1,0 +1,262 @@
+"""MeanFlow: regression on average velocities, for sampling in one step or a few; also gradually."""
+
+import functools
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gft_jax.cooling import target_weight
+from gft_jax.drifts import evaluate, evaluate_average, instantaneous
+from gft_jax.drifts.two_times import check_two_times
+from gft_jax.objectives import weighting as weightings
+from gft_jax.objectives.average_target import (
+    TargetGuidance,
+    check_guidance,
+    guided_velocity,
+    has_interval,
+    interval_share,
+    rate_along,
+    two_row_times,
+)
+from gft_jax.objectives.path_rows import PathRows, path_rows_at, squared_norm
+from gft_jax.objectives.time_sampling import uniform
+from gft_jax.paths import Path, linear
+from gft_jax.types import Batch, Drift, Objective, Terms, TimeSampler, TwoTimeDrift, Weighting
+
+
+class MeanFlowRows(NamedTuple):
+    """Path points of all rows, and what is regressed on there."""
+
+    path: PathRows
+    s: Array
+    """Second times ``[rows]``, at least those of the path."""
+    target: Array
+    """Average velocities from t to s ``[rows, *event]``."""
+    base_velocity: Array | None
+    """Velocity of the base at t ``[rows, *event]``, zeros at zero temperature; None where there is no base."""
+
+
+def mean_flow(
+    drift: TwoTimeDrift,
+    path: Path = linear(),
+    *,
+    time_sampler: TimeSampler = uniform(),
+    weighting: Weighting = weightings.uniform,
+    same_time: float = 0.75,
+    adaptive_power: float = 0.0,
+    adaptive_offset: float = 1e-3,
+    guidance: TargetGuidance | None = None,
+    tangent_drift: TwoTimeDrift | None = None,
+) -> Objective:
+    """MeanFlow: the average velocity ``u(t, s, x) = 1 / (s - t) int_t^s v`` along the flow of the path, for t <= s.
+
+    With ``x + (s - t) u(t, s, x)`` the flow goes from t to s in one evaluation (`gft_jax.sampling.sample_average`). The
+    average obeys the MeanFlow identity
+
+        u = v + (s - t) du/dt,    du/dt = d_t u + (d_x u) v    (s fixed, along the flow),
+
+    and the loss is ``E k(t) a |u(t, s, x_t) - target|^2`` with the conditional velocity ``v = u_t(x_t | x0, x1)`` in
+
+        target = v + (s - t) [d_t u + (d_x u) v],
+
+    held fixed: its forward-mode derivative along (1, 0, v) is taken in ``prepare``, on the rows with s > t alone. The
+    target is linear in v, so its mean given x_t is that of the marginal velocity, under any coupling. Rows with s = t
+    are those of `flow_matching`, at the same times and points: with ``same_time=1`` and ``adaptive_power=0`` this is
+    flow matching of ``u(t, t, x)``. The temperature is ignored; started at pretrained parameters it is plain
+    fine-tuning.
+
+    Times: with s > t two draws of the sampler in their order, with s = t one draw (the source keeps the noisier of two
+    there too). The source's times are ``time_sampling.logit_normal(0.4, 1.0)`` here.
+
+    Stats: ``flow_matching_loss``, over the rows with s = t, and ``mean_flow_loss``, over those with s > t; both without
+    the weight a.
+
+    Source: Geng et al., "Mean flows for one-step generative modeling", arXiv:2505.13447; there t = 1 is noise, so that
+    the sign of the second term is the opposite.
+
+    Args:
+        drift: the average velocity that is trained, see `gft_jax.drifts.two_times`.
+        path: probability path.
+        time_sampler: draws both times of a row.
+        weighting: k(t) of the squared error.
+        same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. Rows (per
+            device) must be a multiple of its denominator, 4 for 0.75.
+        adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed; 0 for the squared error, 1 in
+            the source. With p > 0 rows of large error count less, and the optimum moves from the mean of the targets
+            towards where most of them are: little in high dimension, where errors are alike, and more in two. With
+            p = 1 the loss is near 1 whatever the drift: look at the stats.
+        adaptive_offset: c > 0 of that weight, in units of the squared error (a sum over the event).
+        guidance: classifier-free guidance that is folded into the target, so that samples are guided at no cost: v
+            becomes ``omega v + kappa u(t, t, x | cond) + (1 - omega - kappa) u(t, t, x | null)`` in target and
+            derivative, u the student's, held fixed, and ``omega = scale (1 - kappa)``. One evaluation more, or two.
+        tangent_drift: the drift in a form that has a forward-mode derivative, of the same parameters, where ``drift``
+            has none (fused attention).
+
+    Raises:
+        ValueError: for a drift without a second time, fractions, powers or guidance out of range; in a step, if the
+            rows do not divide, guidance meets no conditions, or the drift has no forward-mode derivative.
+    """
+    return _regression(
+        drift,
+        path,
+        None,
+        time_sampler,
+        weighting,
+        same_time,
+        (adaptive_power, adaptive_offset),
+        guidance,
+        tangent_drift,
+    )
+
+
+def gradual_mean_flow(
+    drift: TwoTimeDrift,
+    path: Path = linear(),
+    *,
+    base_drift: Drift | None = None,
+    time_sampler: TimeSampler = uniform(),
+    weighting: Weighting = weightings.uniform,
+    same_time: float = 0.75,
+    adaptive_power: float = 0.0,
+    adaptive_offset: float = 1e-3,
+    guidance: TargetGuidance | None = None,
+    tangent_drift: TwoTimeDrift | None = None,
+) -> Objective:
+    """`mean_flow` of the blended velocity of gradual fine-tuning: cooling and few-step learning at once.
+
+    With target weight ``w = 1 / (1 + temperature)`` the velocity in target and derivative is
+
+        v = w u_t(x_t | x0, x1) + (1 - w) v_base(t, x_t),
+
+    so the optimum is the average velocity of the blended drift ``w u* + (1 - w) v_base``: of the pretrained flow at
+    infinite temperature, of the target's at zero. The base is evaluated once a row, is not differentiated, and at zero
+    temperature not evaluated at all.
+
+    The base is one copy. By default it is the two-time drift at s = t with ``base_params``, those of
+    `gft_jax.networks.two_time_params`: all that starts at the base then starts there (the full adapter, low-rank
+    adaptation with the second time among ``whole``). With a ``base_drift`` of one time ``base_params`` are its own.
+
+    Stats: those of `mean_flow`, and the two moments of `gradual` over the rows with s = t, where the student's velocity
+    is ``u(t, t, x)``, with the weights of the loss; they are absent with guidance (the student's velocity is then
+    another) and without such rows.
+
+    Source: arXiv:2505.13447 for average velocities, arXiv:2601.22495 for the interpolation; their combination is ours.
+
+    Args:
+        drift: as in `mean_flow`.
+        path: likewise.
+        base_drift: the pretrained velocity, if it is not ``drift`` at s = t; the fine-tuner's ``init`` then needs
+            ``params`` to start from.
+        time_sampler: as in `mean_flow`.
+        weighting: likewise.
+        same_time: likewise.
+        adaptive_power: likewise.
+        adaptive_offset: likewise.
+        guidance: likewise; the blended velocity is what is guided, so that at infinite temperature the optimum is the
+            guided base.
+        tangent_drift: likewise.
+
+    Raises:
+        ValueError: as `mean_flow`.
+    """
+    check_two_times(drift)
+    return _regression(
+        drift,
+        path,
+        instantaneous(drift) if base_drift is None else base_drift,
+        time_sampler,
+        weighting,
+        same_time,
+        (adaptive_power, adaptive_offset),
+        guidance,
+        tangent_drift,
+    )
+
+
+def _regression(
+    drift: TwoTimeDrift,
+    path: Path,
+    base_drift: Drift | None,
+    time_sampler: TimeSampler,
+    weighting: Weighting,
+    same_time: float,
+    adaptive: tuple[float, float],
+    guidance: TargetGuidance | None,
+    tangent_drift: TwoTimeDrift | None,
+) -> Objective:
+    tangent_drift = drift if tangent_drift is None else tangent_drift
+    for each in (drift, tangent_drift):
+        check_two_times(each)
+    share = interval_share(same_time)
+    power, offset = adaptive
+    if not power >= 0 or not offset > 0:
+        raise ValueError(
+            "the adaptive weight 1 / (error + c)^p needs adaptive_power p >= 0 and adaptive_offset c > 0, got "
+            f"p={power} and c={offset}"
+        )
+    if guidance is not None:
+        check_guidance(guidance)
+
+    def prepare(
+        params: Any, base_params: Any, objective_state: Any, batch: Batch, temperature: Array
+    ) -> MeanFlowRows:
+        with_interval = has_interval(share, batch.x0.shape[0])
+        t, s = two_row_times(time_sampler, batch, with_interval)
+        rows = path_rows_at(path, t, weighting, batch)
+        x, cond, velocity, base_velocity = rows.x, rows.cond, rows.velocity, None
+        if base_drift is not None:
+            base = functools.partial(evaluate, base_drift, base_params, t, x, cond)
+            base_velocity = jax.lax.cond(
+                temperature > 0,
+                lambda: base().astype(x.dtype),
+                lambda: jnp.zeros_like(x),
+            )
+            w = target_weight(temperature).astype(x.dtype)
+            velocity = w * velocity + (1.0 - w) * base_velocity
+        if guidance is not None:
+            velocity = guided_velocity(guidance, drift, params, t, x, cond, velocity)
+        target = velocity
+        if share > 0:
+            where = np.flatnonzero(with_interval)
+            there = jax.tree.map(lambda leaf: leaf[where], (t, s, x, cond, velocity))
+            length = (there[1] - there[0]).reshape(-1, *[1] * (x.ndim - 1))
+            target = target.at[where].add(length * rate_along(tangent_drift, params, *there))
+        return MeanFlowRows(rows, s, target, base_velocity)
+
+    def loss(params: Any, base_params: Any, rows: MeanFlowRows, temperature: Array) -> Terms:
+        at = rows.path
+        average = evaluate_average(drift, params, at.t, rows.s, at.x, at.cond)
+        squared = squared_norm(average - rows.target)
+        factor = at.factor
+        if power > 0:
+            factor *= jax.lax.stop_gradient(squared + offset) ** -power
+        with_interval = has_interval(share, at.t.shape[0])
+        stats = {}
+        if share > 0:
+            stats["mean_flow_loss"] = at.factor * squared * _mean_over(with_interval, share, at.t)
+        if share < 1:
+            same = _mean_over(~with_interval, 1 - share, at.t)
+            stats["flow_matching_loss"] = at.factor * same * squared_norm(average - at.velocity)
+            if rows.base_velocity is not None and guidance is None:
+                displacement = average - rows.base_velocity
+                toward = (at.velocity - rows.base_velocity) * displacement
+                moments = {
+                    "displacement_squared": squared_norm(displacement),
+                    "displacement_along_target": jnp.sum(toward.reshape(toward.shape[0], -1), axis=-1),
+                }
+                stats |= {
+                    name: jnp.where(temperature > 0, factor * same * moment, 0.0)
+                    for name, moment in moments.items()
+                }
+        return Terms(factor * squared, at.weight, stats)
+
+    return Objective(loss=loss, prepare=prepare, needs_base=base_drift is not None)
+
+
+def _mean_over(rows: Bool[np.ndarray, "rows"], share: Fraction, like: Array) -> Float[Array, "rows"]:
+    """Factors by which the mean over all rows becomes that over some, a share of them."""
+    return jnp.asarray(rows / float(share), like.dtype)
