@@ -49,6 +49,9 @@ def together(commands, num_devices):
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    root = Path(__file__).parents[1]
+    # A program beside the tests finds its own folder, not the experiments.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     running = [
         subprocess.Popen(
             [sys.executable, *map(str, arguments)],
@@ -56,7 +59,7 @@ def together(commands, num_devices):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[1],
+            cwd=root,
         )
         for arguments in commands
     ]
