@@ -131,25 +131,25 @@ def low_rank(
         return LoRAParams(jax.lax.stop_gradient(base_params), adapters)
 
     def on_activations(drift: Drift) -> Drift:
-        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
             if not isinstance(params, LoRAParams):
                 _refuse_adapters_alone(params)
-                return drift(params, t, x, cond)
+                return drift(params, t, x, cond, **second_time)
             check_factors(settings, params.base, params.adapters)
             factors = {k: part for k, part in params.adapters.items() if isinstance(part, Factors)}
             base = _added(params.base, _differences(params.adapters), 1.0)
             joined = beside_kernels(base, factors, settings.scale)
-            return run_adapted(lambda: drift(joined, t, x, cond))
+            return run_adapted(lambda: drift(joined, t, x, cond, **second_time))
 
         return adapted
 
     def by_merging(drift: Drift) -> Drift:
-        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
             if isinstance(params, LoRAParams):
                 params = _shifted(settings, *params, 1.0)
             else:
                 _refuse_adapters_alone(params)
-            return drift(params, t, x, cond)
+            return drift(params, t, x, cond, **second_time)
 
         return adapted
 
