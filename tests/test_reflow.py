@@ -140,13 +140,14 @@ def test_pairs_of_another_source_or_sampler_are_refused(tmp_path, monkeypatch):
 
     done, begun = tmp_path / "done", tmp_path / "begun"
     make_pairs(done, flow, PARAMS, SOURCE, **arguments)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(pairs_module, "finish", interrupted)
-        make_pairs(begun, flow, PARAMS, SOURCE, **arguments)
+        with pytest.raises(KeyboardInterrupt):
+            make_pairs(begun, flow, PARAMS, SOURCE, **arguments)
     for directory in (done, begun):
-        with pytest.raises(ValueError, match="made otherwise.*comes of source"):
+        with pytest.raises(ValueError, match=r"made otherwise.*comes of source"):
             make_pairs(directory, flow, PARAMS, farther, **arguments)
-        with pytest.raises(ValueError, match="made otherwise.*comes of sample"):
+        with pytest.raises(ValueError, match=r"made otherwise.*comes of sample"):
             make_pairs(directory, by_a_factor(1.1), PARAMS, SOURCE, **arguments)
         make_pairs(directory, by_a_factor(1 + 1e-5), PARAMS, SOURCE, **arguments)
 
@@ -156,9 +157,10 @@ def interrupted(*arguments):
 
 
 def test_the_rows_that_are_said_to_be_there_must_be_there(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(pairs_module, "finish", interrupted)
-        made(tmp_path / "pairs")
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path / "pairs")
     file = tmp_path / "pairs.partial" / "x1.npy"
     content = file.read_bytes()
     for damage in (lambda: file.write_bytes(content[:-1]), file.unlink):
@@ -208,9 +210,10 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, monkey
         )
     with pytest.raises(ValueError, match="holds no finished pairs"):
         open_pairs(directory, PARAMS)
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="one process, and this one has 2"):
+    with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
-        made(directory)
+        with pytest.raises(ValueError, match="one process, and this one has 2"):
+            made(directory)
     assert not list(tmp_path.iterdir())
     pairs = made(directory, num_pairs=np.int64(10), seed=np.int64(3), chunk_size=np.int64(4))
     np.testing.assert_array_equal(pairs.x0, made(tmp_path / "plain").x0)

@@ -15,11 +15,13 @@ from gft_jax.drifts.two_times import check_two_times
 from gft_jax.objectives import weighting as weightings
 from gft_jax.objectives.average_target import (
     TargetGuidance,
-    check_guidance,
+    add_to_rows_with_interval,
+    checked_guidance,
     guided_velocity,
     has_interval,
     interval_share,
     rate_along,
+    rows_with_interval,
     two_row_times,
 )
 from gft_jax.objectives.path_rows import PathRows, path_rows_at, squared_norm
@@ -84,7 +86,9 @@ def mean_flow(
         time_sampler: draws both times of a row.
         weighting: k(t) of the squared error.
         same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. Rows (per
-            device) must be a multiple of its denominator, 4 for 0.75.
+            device and micro-batch) must be a multiple of its denominator, 4 for 0.75. A stream whose rows differ by
+            their places needs an order of its own: of `gft_jax.pairing.interleaved` the replayed rows are the first of
+            every few too, so that with ``every=4`` all of them, and no new ones, would have s > t.
         adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed; 0 for the squared error, 1 in
             the source. With p > 0 rows of large error count less, and the optimum moves from the mean of the targets
             towards where most of them are: little in high dimension, where errors are alike, and more in two. With
@@ -141,8 +145,8 @@ def gradual_mean_flow(
     adaptation with the second time among ``whole``). With a ``base_drift`` of one time ``base_params`` are its own.
 
     Stats: those of `mean_flow`, and the two moments of `gradual` over the rows with s = t, where the student's velocity
-    is ``u(t, t, x)``, with the weights of the loss; they are absent with guidance (the student's velocity is then
-    another) and without such rows.
+    is ``u(t, t, x)``, with the weights of the loss, adaptive ones included. They are absent with guidance (the student's
+    velocity is then another) and without such rows.
 
     Source: arXiv:2505.13447 for average velocities, arXiv:2601.22495 for the interpolation; their combination is ours.
 
@@ -199,7 +203,7 @@ def _regression(
             f"p={power} and c={offset}"
         )
     if guidance is not None:
-        check_guidance(guidance)
+        guidance = checked_guidance(guidance, share)
 
     def prepare(
         params: Any, base_params: Any, objective_state: Any, batch: Batch, temperature: Array
@@ -221,10 +225,10 @@ def _regression(
             velocity = guided_velocity(guidance, drift, params, t, x, cond, velocity)
         target = velocity
         if share > 0:
-            where = np.flatnonzero(with_interval)
-            there = jax.tree.map(lambda leaf: leaf[where], (t, s, x, cond, velocity))
+            there = rows_with_interval(share, (t, s, x, cond, velocity))
             length = (there[1] - there[0]).reshape(-1, *[1] * (x.ndim - 1))
-            target = target.at[where].add(length * rate_along(tangent_drift, params, *there))
+            rates = length * rate_along(tangent_drift, params, *there)
+            target = add_to_rows_with_interval(share, target, rates)
         return MeanFlowRows(rows, s, target, base_velocity)
 
     def loss(params: Any, base_params: Any, rows: MeanFlowRows, temperature: Array) -> Terms:
