@@ -2,8 +2,8 @@
 
 Without a condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as
 ``(t, x, cond)``, and a model that takes two arguments alone then raises an error rather than ignoring the
-condition. A model of two times has a keyword argument s besides, which `gft_jax.drifts.two_times` gives it. An argument s
-in the place of the condition is that condition where it must be given, and a second time where it has a default.
+condition. A model of two times has a keyword argument s besides, which `gft_jax.drifts.two_times` gives it. An
+argument s in the place of the condition is that condition if it must be given, and a second time if it has a default.
 """
 
 import functools

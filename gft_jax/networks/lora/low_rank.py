@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
@@ -20,6 +21,7 @@ from gft_jax.networks.lora.factors import (
     kernels_of,
     update_of,
 )
+from gft_jax.networks.second_time import NAME as SECOND_TIME
 from gft_jax.types import Adapter, Drift, Params
 
 
@@ -113,7 +115,8 @@ def low_rank(
 
     Raises:
         ValueError: for settings out of range; when they meet parameters: if these are None, a pattern matches nothing
-            or no kernel, the rank is too large, or parts do not divide the outputs; from an adapted drift, if it is
+            or no kernel, the rank is too large, parts do not divide the outputs, or a second time that has no effect
+            yet (`gft_jax.networks.two_time_params`) is left out; from an adapted drift, if it is
             given adapters alone; from the drift on activations, if a kernel is not one of a dense layer or a
             convolution of linen, or has an axis of layers that ``stacked`` does not name.
 
@@ -123,7 +126,9 @@ def low_rank(
     settings = checked_settings(patterns, rank, alpha, stacked, parts, whole)
 
     def init(key: Any, base_params: Params) -> dict[str, Factors | Difference]:
-        return initial(settings, key, base_params)
+        adapters = initial(settings, key, base_params)
+        _check_second_time(base_params, adapters)
+        return adapters
 
     def apply(adapters: Any, base_params: Params) -> LoRAParams:
         if base_params is None:
@@ -171,6 +176,17 @@ def low_rank(
         return _in_dtypes_of(merged, _shifted(settings, merged, adapters, -1.0))
 
     return LowRank(settings, Adapter(init, apply), on_activations, by_merging, unused, merge, unmerge)
+
+
+def _check_second_time(base_params: Params, adapters: Mapping[str, Any]) -> None:
+    """Refuses to leave a second time as it is that has no effect: what is trained could never depend on it."""
+    for name, leaf in named_leaves(base_params).items():
+        is_last = f"/{name}".endswith(f"/{SECOND_TIME}/last/kernel")
+        if is_last and name not in adapters and not isinstance(leaf, Tracer) and not jnp.any(leaf):
+            raise ValueError(
+                f"{name} is zero, so that the second time has no effect, and no pattern reaches it: add "
+                f'"{name}" to whole, or "{name.removesuffix("last/kernel")}*" for all of the second time'
+            )
 
 
 def _refuse_adapters_alone(params: Any) -> None:
