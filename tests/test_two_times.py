@@ -28,7 +28,8 @@ T = jnp.linspace(0.1, 0.7, BATCH, dtype=jnp.float32)
 S = T + jnp.array([0.25, 0.0, 0.1, 0.3], jnp.float32)
 NETWORKS = {
     "mlp": (ResidualMLP(hidden=8, depth=2, time_features=4, num_classes=3), (2,), np.arange(BATCH) % 4),
-    "sit": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
+    "sit": (SiT(8, 2, 2, 2), (4, 4, 1), None),
+    "sit in a loop": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
     "unet": (UNet(4, (1,), 1, (), 2, 2), (4, 4, 1), None),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -88,7 +89,7 @@ def test_forward_mode_derivatives_agree_with_finite_differences(x64, name):
     t, s = T.astype(jnp.float64), S.astype(jnp.float64)
     v = jnp.cos(jnp.arange(x.size, dtype=jnp.float64)).reshape(x.shape)
     # Attention takes its softmax in float32, whose rounding a quotient divides by h.
-    h, bound = (1e-4, 3e-3) if name == "sit" else (1e-5, 1e-6)
+    h, bound = (1e-4, 3e-3) if name.startswith("sit") else (1e-5, 1e-6)
 
     @jax.jit
     def both(params):
@@ -205,6 +206,7 @@ def test_what_has_no_second_time_is_refused_with_the_remedy():
         (lambda: two_times(in_precision(from_linen(twice))), "passes no second time on.*lifted"),
         (lambda: instantaneous(from_linen(twice)), "no second time.*two_times"),
         (lambda: lifted(in_precision, from_linen(twice)), "no second time"),
+        (lambda: instantaneous(lambda params, t, x, cond=None, more=None: x), "no second time"),
         (lambda: evaluate_average(average, params, 0.5, 0.4, x, cond), r"got s=0\.4 before t=0\.5"),
         (lambda: evaluate_average(average, params, T, S[:2], x, cond), r"s must be.*\(4,\).*\(2,\)"),
         (lambda: evaluate_average(average, params, T[:2], 1.0, x, cond), r"t must be.*\(4,\).*\(2,\)"),
@@ -239,14 +241,23 @@ def test_adapters_leave_out_a_second_time_that_has_learned():
     assert not any("second_time" in name for name in adapters)
 
 
-def test_a_described_two_time_network_is_found_again(tmp_path):
-    _, base, twice, initial, x, cond = example("mlp")
+@every_network
+def test_a_described_two_time_network_is_found_again(tmp_path, name):
+    _, base, twice, initial, x, cond = example(name)
     params = two_time_params(base, initial)
-    gft.loading.save_model(tmp_path, twice, params, (2,))
+    gft.loading.save_model(tmp_path, twice, params, x.shape[1:])
     loaded = gft.load(tmp_path)
+    assert loaded.event_shape == x.shape[1:]
     ours = two_times(loaded.drift)(loaded.params, T, S, x, cond)
     expected = two_times(from_linen(twice))(params, T, S, x, cond)
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_described_two_time_network_with_adapters_is_found_again(tmp_path):
+    _, base, twice, initial, x, cond = example("mlp")
+    params = two_time_params(base, initial)
+    gft.loading.save_model(tmp_path, twice, params, (2,))
+    expected = two_times(from_linen(twice))(params, T, S, x, cond)
     lora = low_rank(["block_*/kernel"], rank=2, whole=["second_time/*"])
     gft.loading.describe_model(tmp_path, twice, (2,), lora)
     loaded = gft.load(tmp_path)

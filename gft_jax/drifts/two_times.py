@@ -149,7 +149,8 @@ def check_two_times(drift: Any) -> None:
         raise ValueError(
             f"a two-time drift is a function (params, t, s, x, cond), got {type(drift).__name__}."
         )
-    if not _binds(drift, *_NAMES):
+    # A drift of one time with an argument more would take s for x.
+    if not _binds(drift, *_NAMES) or list(inspect.signature(drift).parameters)[2:3] == ["x"]:
         raise ValueError(
             f"this drift takes {inspect.signature(drift)}, and an average velocity takes (params, t, s, x, cond): it "
             f"has no second time. To make one, {_REMEDY}."

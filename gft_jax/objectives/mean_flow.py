@@ -145,8 +145,8 @@ def gradual_mean_flow(
     adaptation with the second time among ``whole``). With a ``base_drift`` of one time ``base_params`` are its own.
 
     Stats: those of `mean_flow`, and the two moments of `gradual` over the rows with s = t, where the student's velocity
-    is ``u(t, t, x)``, with the weights of the loss, adaptive ones included. They are absent with guidance (the velocity is
-    then another one) and without such rows.
+    is ``u(t, t, x)``, with the weights of the loss, adaptive ones included. They are absent without such rows, and with
+    guidance, where the velocity is another one.
 
     Source: arXiv:2505.13447 for average velocities, arXiv:2601.22495 for the interpolation; their combination is ours.
 
@@ -167,7 +167,6 @@ def gradual_mean_flow(
     Raises:
         ValueError: as `mean_flow`.
     """
-    check_two_times(drift)
     return _regression(
         drift,
         path,
