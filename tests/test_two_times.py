@@ -248,9 +248,12 @@ def test_a_described_two_time_network_is_found_again(tmp_path, name):
     gft.loading.save_model(tmp_path, twice, params, x.shape[1:])
     loaded = gft.load(tmp_path)
     assert loaded.event_shape == x.shape[1:]
-    ours = two_times(loaded.drift)(loaded.params, T, S, x, cond)
-    expected = two_times(from_linen(twice))(params, T, S, x, cond)
+    drifts = [two_times(drift) for drift in (loaded.drift, from_linen(twice))]
+    ours, expected = jax.jit(
+        lambda *both: [drift(each, T, S, x, cond) for drift, each in zip(drifts, both, strict=True)]
+    )(loaded.params, params)
     np.testing.assert_array_equal(ours, expected)
+    assert np.abs(expected).max() > 0.1
 
 
 def test_a_described_two_time_network_with_adapters_is_found_again(tmp_path):
