@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import numpy as np
@@ -53,11 +53,11 @@ def make_pairs(
     params: Params,
     source: Source,
     *,
-    num_pairs: int,
-    seed: int,
+    num_pairs: SupportsIndex,
+    seed: SupportsIndex,
     cond: Any = None,
     settings: Mapping[str, Any] | None = None,
-    chunk_size: int = 1024,
+    chunk_size: SupportsIndex = 1024,
     progress: bool = True,
 ) -> Pairs:
     """Pairs ``(x0, flow(x0))`` of a model, written to a directory a chunk at a time, and opened.
