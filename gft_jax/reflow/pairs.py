@@ -136,8 +136,10 @@ def make_pairs(
     if done > 0:
         _check_first(partial, files, done, make)
     else:
+        arrays: Any = cond  # none where there are no conditions
         cond_arrays = {
-            file: np.asarray(cond if name is None else cond[name]) for name, file in cond_files(names).items()
+            file: np.asarray(arrays if name is None else arrays[name])
+            for name, file in cond_files(names).items()
         }
         begin(partial, description, files, cond_arrays)
     _write(files, partial, description, done, make, chunk_size, progress)
