@@ -9,7 +9,16 @@ import pytest
 from flax import linen, nnx
 
 from gft_jax import gaussian, paths, sampling
-from gft_jax.drifts import BlendParams, blend, evaluate, from_equinox, from_function, from_linen, from_nnx
+from gft_jax.drifts import (
+    BlendParams,
+    blend,
+    evaluate,
+    from_equinox,
+    from_function,
+    from_linen,
+    from_nnx,
+    two_times,
+)
 
 BATCH, WIDTH = 5, 3
 KERNEL = np.random.default_rng(0).normal(size=(1 + 2 * WIDTH, WIDTH)).astype(np.float32)
@@ -323,3 +332,21 @@ def test_sampling_the_blend_of_two_gaussian_flows(x64, beta, mean, spread):
     x0 = jnp.asarray([[-1.5], [0.0], [1.0]])
     x1 = sampling.sample_ode(blend(drift), params, x0, solver=diffrax.Heun(), num_steps=200).x
     np.testing.assert_allclose(x1[:, 0], mean + spread * x0[:, 0], atol=6e-4)
+
+
+def test_an_argument_s_is_a_condition_or_a_second_time(inputs):
+    """A condition where it must be given and stands in its place; a second time where it has a default."""
+    t, x, cond = inputs
+    named = from_function(lambda t, x, s: x + s)
+    np.testing.assert_array_equal(evaluate(named, (), t, x, cond), x + cond)
+    twice = two_times(named)
+    np.testing.assert_array_equal(twice((), t, t[:, None], x), x + t[:, None])
+    optional = from_function(lambda t, x, s=None: x if s is None else x + s)
+    np.testing.assert_array_equal(evaluate(optional, (), t, x), x)
+    with pytest.raises(ValueError, match="A condition was given to a drift that takes none"):
+        evaluate(optional, (), t, x, cond)
+    with pytest.raises(ValueError, match="A condition was given to a drift that takes none"):
+        twice((), t, t, x, cond)
+    for function in (lambda t, x, cond, s: x, lambda t, x, *, s: x):
+        with pytest.raises(ValueError, match=r"without its second time s.*two_times.*instantaneous"):
+            evaluate(from_function(function), (), t, x)

@@ -1,4 +1,4 @@
-"""MeanFlow beside closed forms between Gaussians, flow matching and gradual fine-tuning, and what it refuses."""
+"""MeanFlow beside closed forms between Gaussians, flow matching and gradual fine-tuning, in steps and adapters."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from gaussian_toy import affine, at_time, flat, gradient, laws, mean_loss, prepare, z_scores
+from mean_flow_toy import BASE, PARAMS, one_time_affine, rows_of, two_time_affine
 from programs import on_fake_devices
 
 import gft_jax as gft
@@ -14,19 +15,9 @@ from gft_jax.drifts import from_linen, lifted, two_times
 from gft_jax.gaussian import Gaussian
 from gft_jax.networks import ResidualMLP
 from gft_jax.networks.lora import low_rank
-from gft_jax.objectives import TargetGuidance, gradual_mean_flow, mean_flow
-from gft_jax.pairing import row_keys
+from gft_jax.objectives import gradual_mean_flow, mean_flow
 
 LINEAR = gft.paths.linear()
-
-
-def rows_of(law, num_rows, matrix=None):
-    """Rows of noise and data: independent, or by a map ``x1 = matrix x0 + mean``."""
-    key0, key1 = jax.random.split(jax.random.key(3))
-    source = Gaussian(jnp.zeros(2), jnp.eye(2))
-    x0 = gft.gaussian.sample(key0, source, num_rows)
-    x1 = gft.gaussian.sample(key1, law, num_rows) if matrix is None else x0 @ matrix.T + law.mean
-    return gft.Batch(x0, x1, row_keys(1, 0, num_rows))
 
 
 def around(average):
@@ -94,20 +85,6 @@ def test_under_a_straight_coupling_the_target_is_the_average_velocity_itself(x64
     error = np.abs(rows.target - u).max()
     assert (rows.s > rows.path.t).sum() == 48
     assert error < 1e-9 if matrix else error > 0.1  # power: independent ends
-
-
-def two_time_affine(params, t, s, x, cond=None):
-    """Any drift whose average depends on everything."""
-    return affine(params, t, x) * (1 + jnp.sin(s - t))[:, None] + jnp.cos(3 * t * s)[:, None]
-
-
-def one_time_affine(params, t, x, cond=None):
-    """The same at s = t."""
-    return two_time_affine(params, t, t, x)
-
-
-PARAMS = {"matrix": np.array([[0.6, -0.7], [0.5, 0.8]]), "offset": np.array([1.3, 2.3])}
-BASE = {"matrix": np.array([[0.3, -1.0], [0.2, 0.5]]), "offset": np.array([1.0, 2.0])}
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.5])
@@ -225,38 +202,6 @@ def test_moments_measure_the_target_weight_of_a_student_that_has_followed(x64, p
     assert mean_loss(objective, jnp.asarray(0.3), BASE, batch, 0.0)[1]["displacement_squared"] == 0
 
 
-def conditional(params, t, s, x, cond=None):
-    """A drift that depends on its condition, a label of which 2 is null, and a vector."""
-    shift = cond["label"] + jnp.nan_to_num(cond["vector"], nan=-1.0)
-    return params * x + (shift * (1 + s - t))[:, None]
-
-
-def test_guidance_is_folded_into_velocity_and_derivative(x64):
-    vectors = jnp.array([0.5, 2, jnp.nan, 1, 0.5, 2, jnp.nan, 1])
-    labels = {"label": jnp.array([0, 1, 2, 2, 0, 1, 2, 2]), "vector": vectors}
-    batch = rows_of(laws()[2], 8)._replace(cond=labels)
-    guidance = TargetGuidance(3.0, {"label": 2, "vector": np.nan}, kappa=0.25, interval=(0.0, 0.5))
-    params = jnp.asarray(0.7)
-    objective = mean_flow(conditional, same_time=0.5, guidance=guidance)
-    rows = jax.device_get(prepare(objective, params, None, batch))
-    t, s, x, v = rows.path.t, rows.s, rows.path.x, rows.path.velocity
-    null = {"label": np.full(8, 2), "vector": np.full(8, np.nan)}
-    with_cond, without = (conditional(params, t, t, x, cond) for cond in (labels, null))
-    guided = 2.25 * v + 0.25 * with_cond + (1 - 2.25 - 0.25) * without
-    applies = (t <= 0.5) & (np.arange(8) % 4 != 2)  # rows 2 and 6 alone are null in both entries
-    assert 0 < applies.sum() < 6
-    velocity = np.where(applies[:, None], guided, v)
-    shift = labels["label"] + jnp.nan_to_num(labels["vector"], nan=-1.0)
-    rate = params * velocity - shift[:, None]
-    np.testing.assert_allclose(rows.target, velocity + (s - t)[:, None] * rate, rtol=1e-12)
-    assert (
-        "displacement_squared"
-        not in mean_loss(gradual_mean_flow(conditional, guidance=guidance), params, params, batch, 1.0)[1]
-    )
-    with pytest.raises(ValueError, match="cond=None"):
-        gft.mean_loss(objective, params, None, batch._replace(cond=None))
-
-
 def test_microbatches_make_the_same_step():
     batch = rows_of(laws()[2], 16)._replace(weight=jnp.arange(1.0, 17.0))
     params, base = jax.tree.map(np.float32, (PARAMS, BASE))
@@ -304,55 +249,3 @@ def test_a_step_is_the_same_on_any_number_of_devices():
     assert printed.pop("size") > 1e-2
     assert len(printed) == 4
     assert max(printed.values()) < 1e-4, printed
-
-
-@jax.custom_vjp
-def no_forward_mode(x):
-    return jnp.tanh(x)
-
-
-no_forward_mode.defvjp(lambda x: (jnp.tanh(x), x), lambda x, out: (out * (1 - jnp.tanh(x) ** 2),))
-
-
-def test_a_drift_without_forward_mode_takes_the_derivative_of_another_form():
-    batch = rows_of(laws()[2], 8)
-
-    def drift(activation):
-        return lambda params, t, s, x, cond=None: activation(affine(params, t, x) + (s - t)[:, None])
-
-    with pytest.raises(ValueError, match=r"no forward-mode derivative.*tangent_drift"):
-        gft.mean_loss(mean_flow(drift(no_forward_mode)), PARAMS, None, batch)
-    smooth = drift(jnp.tanh)
-    ours = mean_flow(drift(no_forward_mode), tangent_drift=smooth)
-    slopes = [gradient(objective, PARAMS, None, batch, 0.0)[0] for objective in (ours, mean_flow(smooth))]
-    np.testing.assert_allclose(flat(slopes[0]), flat(slopes[1]), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"same_time": 1.5}, r"same_time.*\[0, 1\], got 1\.5"),
-        ({"same_time": 0.123}, r"denominator of at most 64.*0\.123"),
-        ({"adaptive_power": -1.0}, "p=-1"),
-        ({"adaptive_offset": 0.0}, "c=0"),
-        ({"guidance": TargetGuidance(float("nan"), 1)}, "scale.*nan"),
-        ({"guidance": TargetGuidance(2.0, 1, kappa=1.0)}, r"kappa.*1\.0"),
-        ({"guidance": TargetGuidance(2.0, None)}, "needs null_cond"),
-        ({"guidance": TargetGuidance(2.0, 1, interval=(0.5, 0.2))}, "0 <= start < end <= 1"),
-        ({"tangent_drift": affine}, "no second time"),
-    ],
-)
-def test_wrong_settings_are_refused(settings, message):
-    for objective in (mean_flow, gradual_mean_flow):
-        with pytest.raises(ValueError, match=message):
-            objective(two_time_affine, **settings)
-
-
-def test_a_drift_of_one_time_and_rows_that_do_not_divide_are_refused():
-    for objective in (mean_flow, gradual_mean_flow):
-        with pytest.raises(ValueError, match=r"no second time.*two_time_params.*two_times"):
-            objective(affine)
-        with pytest.raises(ValueError, match=r"same_time=0\.75.*multiple of 4, got 6 rows"):
-            gft.mean_loss(objective(two_time_affine), PARAMS, PARAMS, rows_of(laws()[2], 6), 1.0)
-    with pytest.raises(ValueError, match="base_params is None"):
-        gft.mean_loss(gradual_mean_flow(two_time_affine), PARAMS, None, rows_of(laws()[2], 4), 1.0)

@@ -1,6 +1,5 @@
 """Pairs of a model on disk: what they hold, whose they are, and that they go on after a kill."""
 
-import json
 import os
 
 import jax
@@ -13,6 +12,7 @@ import gft_jax as gft
 from gft_jax.drifts import from_function
 from gft_jax.gaussian import Gaussian, marginal_velocity
 from gft_jax.reflow import batches, make_pairs, open_pairs
+from gft_jax.reflow import pairs as pairs_module
 from gft_jax.reflow.files import ArrayFile
 
 SOURCE = gft.pairing.standard_normal((2,))
@@ -59,7 +59,7 @@ def test_a_call_that_was_cut_short_goes_on(tmp_path):
 
     def failing(params, x0, cond):
         def count(x):
-            calls.append(1)
+            calls.append(len(x))
             return np.full_like(x, np.nan) if len(calls) == 2 else x
 
         x0 = jax.pure_callback(count, jax.ShapeDtypeStruct(x0.shape, x0.dtype), x0)
@@ -75,10 +75,10 @@ def test_a_call_that_was_cut_short_goes_on(tmp_path):
         made(directory, seed=5)
     before = len(calls)
     pairs = make_pairs(directory, failing, PARAMS, SOURCE, **arguments)
-    assert len(calls) - before == 2  # of three chunks the first is not made again
+    assert calls[before:] == [1, 4, 4]  # the first chunk is not made again, and its first pair is compared
     np.testing.assert_array_equal(pairs.x1, expected.x1)
     make_pairs(directory, failing, PARAMS, SOURCE, **arguments)
-    assert len(calls) - before == 2
+    assert calls[before + 3 :] == [1]
 
 
 def test_pairs_that_lack_nothing_but_their_name_are_not_made_again(tmp_path, monkeypatch):
@@ -100,6 +100,75 @@ def test_pairs_that_lack_nothing_but_their_name_are_not_made_again(tmp_path, mon
     assert sorted(path.name for path in directory.iterdir()) == ["cond.npy", "pairs.json", "x0.npy", "x1.npy"]
 
 
+@pytest.mark.parametrize("where", ["np.save", "ArrayFile.create", "ArrayFile.write", "note_rows"])
+def test_a_kill_at_any_place_loses_no_more_than_a_chunk(tmp_path, monkeypatch, where):
+    """Each of these is done in part, and then the program ends."""
+    expected, calls = made(tmp_path / "expected"), []
+    owner, name = {
+        "np.save": (np, "save"),
+        "ArrayFile.create": (ArrayFile, "create"),
+        "ArrayFile.write": (ArrayFile, "write"),
+        "note_rows": (pairs_module, "note_rows"),
+    }[where]
+    original = getattr(owner, name)
+
+    def killed(*arguments):
+        calls.append(1)
+        # The second of them: x1 after x0, or the second chunk; of conditions there is one file.
+        if len(calls) == (1 if owner is np else 2):
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(owner, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "pairs")
+    monkeypatch.undo()
+    pairs = made(tmp_path / "pairs")
+    for ours, theirs in zip(pairs[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pairs_of_another_source_or_sampler_are_refused(tmp_path, monkeypatch):
+    """Whether all pairs are there or some; rounding of another device is no other sampler."""
+    arguments = {"num_pairs": 10, "seed": 3, "chunk_size": 4, "progress": False}
+
+    def farther(keys):
+        return SOURCE(keys)[0] + 1, None
+
+    def by_a_factor(factor):
+        return lambda params, x0, cond: factor * flow(params, x0, cond)
+
+    done, begun = tmp_path / "done", tmp_path / "begun"
+    make_pairs(done, flow, PARAMS, SOURCE, **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs_module, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_pairs(begun, flow, PARAMS, SOURCE, **arguments)
+    for directory in (done, begun):
+        with pytest.raises(ValueError, match=r"made otherwise.*comes of source"):
+            make_pairs(directory, flow, PARAMS, farther, **arguments)
+        with pytest.raises(ValueError, match=r"made otherwise.*comes of sample"):
+            make_pairs(directory, by_a_factor(1.1), PARAMS, SOURCE, **arguments)
+        make_pairs(directory, by_a_factor(1 + 1e-5), PARAMS, SOURCE, **arguments)
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_the_rows_that_are_said_to_be_there_must_be_there(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs_module, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path / "pairs")
+    file = tmp_path / "pairs.partial" / "x1.npy"
+    content = file.read_bytes()
+    for damage in (lambda: file.write_bytes(content[:-1]), file.unlink):
+        damage()
+        with pytest.raises(ValueError, match=r"x1\.npy is missing or cut short, and 10 pairs"):
+            made(tmp_path / "pairs")
+
+
 def test_pairs_of_another_model_are_refused_by_content(tmp_path):
     directory = tmp_path / "pairs"
     made(directory, settings={"num_steps": 8})
@@ -118,7 +187,7 @@ def test_pairs_of_another_model_are_refused_by_content(tmp_path):
         made(directory, settings={"num_steps": 8}, cond=LABELS[::-1])
 
 
-def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
+def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     directory = tmp_path / "pairs"
     rows = [
         ({"num_pairs": 0}, "num_pairs must be an integer >= 1, got 0"),
@@ -128,6 +197,7 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
         ({"cond": [LABELS, LABELS]}, "an array or a dict of arrays"),
         ({"cond": {"a/b": LABELS}}, "names that are identifiers"),
         ({"settings": {"drift": flow}}, "what JSON can hold"),
+        ({"cond": jnp.ones(10, jnp.bfloat16)}, "dtype bfloat16.*float32"),
     ]
     for changes, message in rows:
         with pytest.raises(ValueError, match=message):
@@ -140,11 +210,29 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
         )
     with pytest.raises(ValueError, match="holds no finished pairs"):
         open_pairs(directory, PARAMS)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(ValueError, match="one process, and this one has 2"):
+            made(directory)
     assert not list(tmp_path.iterdir())
-    directory.mkdir()
-    (directory / "notes.txt").write_text(json.dumps({}))
-    with pytest.raises(FileExistsError, match="something else"):
-        made(directory)
+    pairs = made(directory, num_pairs=np.int64(10), seed=np.int64(3), chunk_size=np.int64(4))
+    np.testing.assert_array_equal(pairs.x0, made(tmp_path / "plain").x0)
+
+
+@pytest.mark.parametrize("name", ["pairs", "pairs.partial"])
+def test_what_lies_in_the_way_is_left_alone(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("notes")
+    with pytest.raises(FileExistsError, match=f"{name} is or holds something else"):
+        made(tmp_path / "pairs")
+    assert path.read_text() == "notes"
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("notes")
+    with pytest.raises(FileExistsError, match=f"{name} is or holds something else"):
+        made(tmp_path / "pairs")
+    assert [each.name for each in path.iterdir()] == ["notes.txt"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_stream_gives_whole_pairs_in_the_order_of_the_other_streams(tmp_path):

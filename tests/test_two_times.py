@@ -28,7 +28,8 @@ T = jnp.linspace(0.1, 0.7, BATCH, dtype=jnp.float32)
 S = T + jnp.array([0.25, 0.0, 0.1, 0.3], jnp.float32)
 NETWORKS = {
     "mlp": (ResidualMLP(hidden=8, depth=2, time_features=4, num_classes=3), (2,), np.arange(BATCH) % 4),
-    "sit": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
+    "sit": (SiT(8, 2, 2, 2), (4, 4, 1), None),
+    "sit in a loop": (SiT(8, 2, 2, 2, scan=True, remat=True), (4, 4, 1), None),
     "unet": (UNet(4, (1,), 1, (), 2, 2), (4, 4, 1), None),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -73,14 +74,14 @@ def test_the_second_time_has_no_effect_at_the_start_bit_for_bit(name):
     assert np.abs(velocity).max() > 0.1
     change = np.abs(later - moved).reshape(BATCH, -1).max(axis=1)
     assert (change > 1e-5).all()  # as soon as it is trained, it counts
-    assert params["second_time"] is not None
+    assert params.keys() - base.keys() == {"second_time"}
     assert all(
         a is b
         for a, b in zip(jax.tree.leaves(base), jax.tree.leaves({k: params[k] for k in base}), strict=True)
     )
 
 
-@every_network
+@pytest.mark.parametrize("name", ["mlp", "sit in a loop", "unet"])
 def test_forward_mode_derivatives_agree_with_finite_differences(x64, name):
     _, base, twice, initial, x, cond = example(name, np.float64)
     params = two_time_params(base, jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 0.1, initial))
@@ -88,7 +89,7 @@ def test_forward_mode_derivatives_agree_with_finite_differences(x64, name):
     t, s = T.astype(jnp.float64), S.astype(jnp.float64)
     v = jnp.cos(jnp.arange(x.size, dtype=jnp.float64)).reshape(x.shape)
     # Attention takes its softmax in float32, whose rounding a quotient divides by h.
-    h, bound = (1e-4, 3e-3) if name == "sit" else (1e-5, 1e-6)
+    h, bound = (1e-4, 3e-3) if name == "sit in a loop" else (1e-5, 1e-6)
 
     @jax.jit
     def both(params):
@@ -176,6 +177,8 @@ def test_combinators_of_drifts_are_lifted():
     _, base, twice, initial, x, cond = example("mlp")
     average = two_times(from_linen(twice))
     params = two_time_params(base, jax.tree.map(lambda leaf: leaf + 0.1, initial))
+    with pytest.raises(ValueError, match="dtype must be of floating-point numbers"):
+        lifted(lambda drift: in_precision(drift, jnp.int32), average)
     exact = average(params, T, S, x, cond)
     rounded = lifted(in_precision, average)(params, T, S, x, cond)
     assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
@@ -193,6 +196,8 @@ def test_what_has_no_second_time_is_refused_with_the_remedy():
     network, base, twice, initial, x, cond = example("mlp")
     params = two_time_params(base, initial)
     average = two_times(from_linen(twice))
+    without_block = {name: leaf for name, leaf in base.items() if name != "block_0"}
+    blocks_alone = low_rank(["block_*/kernel"], rank=2)
     rows = [
         (lambda: two_times(from_linen(network))(base, T, S, x, cond), "two_times=True.*two_time_params"),
         (lambda: average(base, T, S, x, cond), "parameters of a ResidualMLP of one time.*two_time_params"),
@@ -201,8 +206,15 @@ def test_what_has_no_second_time_is_refused_with_the_remedy():
         (lambda: two_times(in_precision(from_linen(twice))), "passes no second time on.*lifted"),
         (lambda: instantaneous(from_linen(twice)), "no second time.*two_times"),
         (lambda: lifted(in_precision, from_linen(twice)), "no second time"),
+        (lambda: instantaneous(lambda params, t, x, cond=None, more=None: x), "no second time"),
         (lambda: evaluate_average(average, params, 0.5, 0.4, x, cond), r"got s=0\.4 before t=0\.5"),
         (lambda: evaluate_average(average, params, T, S[:2], x, cond), r"s must be.*\(4,\).*\(2,\)"),
+        (lambda: evaluate_average(average, params, T[:2], 1.0, x, cond), r"t must be.*\(4,\).*\(2,\)"),
+        (lambda: two_time_params(without_block, initial), "has block_0.*besides its second time"),
+        (
+            lambda: blocks_alone.adapter.init(jax.random.key(0), params),
+            "second_time/last/kernel is zero.*whole",
+        ),
         (lambda: gft.networks.SecondTime(0), "features must be >= 1, got 0"),
         (lambda: gft.networks.SecondTime(4, 3), "even and >= 2, got 3"),
     ]
@@ -211,10 +223,52 @@ def test_what_has_no_second_time_is_refused_with_the_remedy():
             call()
 
 
-def test_a_described_two_time_network_is_found_again(tmp_path):
+def test_one_number_in_two_precisions_is_one_time():
+    _, base, twice, initial, x, cond = example("mlp")
+    average, params = two_times(from_linen(twice)), two_time_params(base, initial)
+    for t, s in ((0.3, jnp.float32(0.3)), (jnp.float32(0.3), 0.3), (np.float64(0.1), jnp.float32(0.1))):
+        ours = evaluate_average(average, params, t, s, x, cond)
+        np.testing.assert_array_equal(
+            ours, instantaneous(average)(params, jnp.full(BATCH, t, jnp.float32), x, cond)
+        )
+
+
+def test_adapters_leave_out_a_second_time_that_has_learned():
+    """Where it has an effect already, it may stay as it is."""
+    _, base, _, initial, _, _ = example("mlp")
+    trained = two_time_params(base, jax.tree.map(lambda leaf: leaf + 0.1, initial))
+    adapters = low_rank(["block_*/kernel"], rank=2).adapter.init(jax.random.key(0), trained)
+    assert not any("second_time" in name for name in adapters)
+
+
+@every_network
+def test_a_described_two_time_network_is_found_again(tmp_path, name):
+    _, base, twice, initial, x, cond = example(name)
+    params = two_time_params(base, initial)
+    gft.loading.save_model(tmp_path, twice, params, x.shape[1:])
+    loaded = gft.load(tmp_path)
+    assert loaded.event_shape == x.shape[1:]
+    drifts = [two_times(drift) for drift in (loaded.drift, from_linen(twice))]
+    ours, expected = jax.jit(
+        lambda *both: [drift(each, T, S, x, cond) for drift, each in zip(drifts, both, strict=True)]
+    )(loaded.params, params)
+    np.testing.assert_array_equal(ours, expected)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_a_described_two_time_network_with_adapters_is_found_again(tmp_path):
     _, base, twice, initial, x, cond = example("mlp")
     params = two_time_params(base, initial)
     gft.loading.save_model(tmp_path, twice, params, (2,))
+    expected = two_times(from_linen(twice))(params, T, S, x, cond)
+    lora = low_rank(["block_*/kernel"], rank=2, whole=["second_time/*"])
+    gft.loading.describe_model(tmp_path, twice, (2,), lora)
     loaded = gft.load(tmp_path)
-    ours = two_times(loaded.drift)(loaded.params, T, S, x, cond)
-    np.testing.assert_array_equal(ours, two_times(from_linen(twice))(params, T, S, x, cond))
+    adapters = jax.tree.map(lambda leaf: leaf + 0.1, lora.adapter.init(jax.random.key(0), loaded.base_params))
+    adapted = LoRAParams(loaded.base_params, adapters)
+    merged = two_times(from_linen(twice))(lora.merge(*adapted), T, S, x, cond)
+    assert np.abs(merged - expected).max() > 1e-2
+    for drift in (loaded.drift, lora.by_merging(from_linen(twice))):
+        np.testing.assert_array_equal(two_times(drift)(loaded.params, T, S, x, cond), expected)
+        ours = two_times(drift)(adapted, T, S, x, cond)
+        np.testing.assert_allclose(ours, merged, rtol=1e-4, atol=1e-5)

@@ -2,7 +2,8 @@
 
 Without a condition a model is called as ``(t, x)`` if it allows that, else as ``(t, x, None)``; with one as
 ``(t, x, cond)``, and a model that takes two arguments alone then raises an error rather than ignoring the
-condition. A model of two times has a keyword argument s besides, which `gft_jax.drifts.two_times` gives it.
+condition. A model of two times has a keyword argument s besides, which `gft_jax.drifts.two_times` gives it. An
+argument s in the place of the condition is that condition if it must be given, and a second time if it has a default.
 """
 
 import functools
@@ -29,19 +30,24 @@ def _caller(call: Callable[..., Any]) -> Callable[..., Any]:
             return False
         return True
 
-    # A second time without a default must not hide that a model takes the rest.
-    takes_second = accepts(2, s=None) or accepts(3, s=None)
-    second = {"s": None} if takes_second else {}
-    takes_none, takes_one = accepts(2, **second), accepts(3, **second)
-    if not (takes_none or takes_one):
+    at_one_time, at_both = ((accepts(2, **s), accepts(3, **s)) for s in ({}, {"s": None}))
+    if at_one_time[0] and at_both == (True, False):
+        at_one_time = (True, False)  # a condition would be taken for the second time
+    if not any((*at_one_time, *at_both)):
         raise ValueError(f"A drift is called as (t, x) or as (t, x, cond), but this one takes {signature}.")
 
     def call_model(model: Callable[..., Any], t: Any, x: Any, cond: Any, **second_time: Any) -> Any:
-        if second_time and not takes_second:
+        takes_none, takes_one = at_both if second_time else at_one_time
+        if second_time and not (takes_none or takes_one):
             raise ValueError(
                 f"A second time was given to a model that takes {signature}. Give it a keyword argument s that changes "
                 "nothing at the start (gft_jax.networks.SecondTime), and make its parameters of the pretrained ones by "
                 "gft_jax.networks.two_time_params."
+            )
+        if not (takes_none or takes_one):
+            raise ValueError(
+                f"A model that takes {signature} was called without its second time s: make a drift of two times of it "
+                "by gft_jax.drifts.two_times, and of that its velocity by gft_jax.drifts.instantaneous."
             )
         if cond is None and takes_none:
             return model(t, x, **second_time)

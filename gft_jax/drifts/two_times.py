@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from gft_jax.drifts.base import evaluate
 from gft_jax.types import Drift, TwoTimeDrift
 
+_NAMES = ("params", "t", "s", "x", "cond")
 _REMEDY = (
     "give the network a second time without effect at the start (two_times=True for those of gft_jax.networks, "
     "gft_jax.networks.SecondTime in your own), make its parameters of the pretrained ones by "
@@ -63,9 +64,10 @@ def lifted(combinator: Callable[[Drift], Drift], drift: TwoTimeDrift) -> TwoTime
         drift: the average velocity.
 
     Raises:
-        ValueError: for a drift without a second time.
+        ValueError: for a drift without a second time; what the combinator refuses.
     """
     check_two_times(drift)
+    combinator(instantaneous(drift))  # what it refuses, it refuses here
 
     def at_both(params: Any, t: Array, s: Array, x: Array, cond: Any = None, /) -> Array:
         def at_s(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
@@ -114,13 +116,17 @@ def evaluate_average(
         ValueError: if a time is neither a scalar nor ``[batch]``, s lies before t (where their values are known), or
             the output of the drift is not of the shape of x.
     """
-    ends = jnp.asarray(s, jnp.promote_types(x.dtype, jnp.float32))
-    if ends.shape not in ((), x.shape[:1]):
-        raise ValueError(
-            f"s must be a scalar or have shape {x.shape[:1]}, one time for each row of x of shape {x.shape}; got shape "
-            f"{ends.shape}."
-        )
-    if not (isinstance(t, Tracer) or isinstance(s, Tracer)) and np.any(np.asarray(s) < np.asarray(t)):
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    starts, ends = jnp.asarray(t, dtype), jnp.asarray(s, dtype)
+    for name, times in (("t", starts), ("s", ends)):
+        if times.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"{name} must be a scalar or have shape {x.shape[:1]}, one time for each row of x of shape {x.shape}; "
+                f"got shape {times.shape}."
+            )
+    # Compared as the drift gets them: one number in two precisions is one time.
+    known = not (isinstance(t, Tracer) or isinstance(s, Tracer))
+    if known and np.any(np.asarray(s, dtype) < np.asarray(t, dtype)):
         raise ValueError(
             f"an average velocity runs from t to a later time s, got s={s} before t={t}: for the way back, from data "
             "to noise, integrate gft_jax.drifts.instantaneous(drift) by gft_jax.sampling.sample_ode."
@@ -130,10 +136,7 @@ def evaluate_average(
     def at_s(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
         return drift(params, t, ends, x, cond)
 
-    return evaluate(at_s, params, t, x, cond)
-
-
-_NAMES = ("params", "t", "s", "x", "cond")
+    return evaluate(at_s, params, starts, x, cond)
 
 
 def check_two_times(drift: Any) -> None:
@@ -146,7 +149,8 @@ def check_two_times(drift: Any) -> None:
         raise ValueError(
             f"a two-time drift is a function (params, t, s, x, cond), got {type(drift).__name__}."
         )
-    if not _binds(drift, *_NAMES):
+    # A drift of one time with an argument more would take s for x.
+    if not _binds(drift, *_NAMES) or list(inspect.signature(drift).parameters)[2:3] == ["x"]:
         raise ValueError(
             f"this drift takes {inspect.signature(drift)}, and an average velocity takes (params, t, s, x, cond): it "
             f"has no second time. To make one, {_REMEDY}."

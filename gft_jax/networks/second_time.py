@@ -104,7 +104,9 @@ def two_time_params(base_params: Params, initial_params: Params) -> Params:
         params = two_time_params(base_params, network.init(key, t, x, cond)["params"])
 
     Those of the pretrained network by their names, and the initial ones where it has none: there they must have no
-    effect, as those of `SecondTime` have none. Any pytrees will do, of linen, nnx or equinox. Nothing is copied.
+    effect, as those of `SecondTime` have none. Any pytrees will do, of linen, nnx or equinox. Nothing is copied. Where
+    some of the further parameters lie in a ``second_time``, all have to: others would be those of another network, such
+    as one with a condition more.
 
     Args:
         base_params: of the network of one time.
@@ -112,7 +114,7 @@ def two_time_params(base_params: Params, initial_params: Params) -> Params:
 
     Raises:
         ValueError: if the two-time network does not have all parameters of the other, in their shapes (names them),
-            or has no further ones.
+            has no further ones, or further ones beside those of its ``second_time``.
     """
     base, initial = named_leaves(base_params), named_leaves(initial_params)
     differing = [
@@ -125,10 +127,17 @@ def two_time_params(base_params: Params, initial_params: Params) -> Params:
             f"the two-time network has no parameters {listed(differing)} in the shapes of the pretrained ones: give it "
             "the settings and the names of the pretrained one."
         )
-    if len(base) == len(initial):
+    further = [name for name in initial if name not in base]
+    if not further:
         raise ValueError(
             "the initial parameters have no second time, only what the pretrained ones have: make the network with "
             "two_times=True."
+        )
+    others = [name for name in further if NAME not in name.split("/")]
+    if 0 < len(others) < len(further):
+        raise ValueError(
+            f"the two-time network has {listed(others)} besides its second time, and the pretrained one has not: they "
+            "would keep their random values. Give it the settings of the pretrained one."
         )
     leaves = [base.get(name, leaf) for name, leaf in initial.items()]
     return jax.tree.unflatten(jax.tree.structure(initial_params), leaves)

@@ -36,22 +36,29 @@ class TargetGuidance(NamedTuple):
     """Flow times (both ends included) with guidance; at others the field is the conditional one."""
 
 
-def check_guidance(guidance: TargetGuidance) -> None:
-    """Refuses guidance out of range.
+def checked_guidance(guidance: TargetGuidance, share: Fraction) -> TargetGuidance:
+    """Guidance with Python's numbers, which leave dtypes as they are.
 
     Raises:
-        ValueError: for a scale that is not finite, a kappa outside [0, 1), no null condition, or a wrong interval.
+        ValueError: for a scale that is not finite, a kappa outside [0, 1), no null condition, or a wrong interval;
+            where no row has s = t (``share`` is 1).
     """
-    if not math.isfinite(guidance.scale):
-        raise ValueError(f"the scale of guidance must be finite, got {guidance.scale}")
-    if not 0 <= guidance.kappa < 1:
-        raise ValueError(f"kappa is a share in [0, 1), got {guidance.kappa}")
+    if share == 1:
+        raise ValueError(
+            "guidance in the target is made of the student's velocities at s = t, and with same_time=0 no row trains "
+            "them: give a larger fraction, such as 0.5"
+        )
+    scale, kappa = float(guidance.scale), float(guidance.kappa)
+    if not math.isfinite(scale):
+        raise ValueError(f"the scale of guidance must be finite, got {scale}")
+    if not 0 <= kappa < 1:
+        raise ValueError(f"kappa is a share in [0, 1), got {kappa}")
     if guidance.null_cond is None:
         raise ValueError(
             "guidance in the target needs null_cond, by which rows without a condition are known: give that of the "
             "stream, such as gft_jax.networks.null_condition(num_classes)"
         )
-    checked_interval(guidance.interval)
+    return TargetGuidance(scale, guidance.null_cond, kappa, checked_interval(guidance.interval))
 
 
 def interval_share(same_time: float) -> Fraction:
@@ -60,6 +67,7 @@ def interval_share(same_time: float) -> Fraction:
     Raises:
         ValueError: for a fraction outside [0, 1], or of no small denominator.
     """
+    same_time = float(same_time)
     if not 0 <= same_time <= 1:
         raise ValueError(f"same_time is the fraction of rows with s = t, in [0, 1], got {same_time}")
     share = 1 - Fraction(same_time).limit_denominator(_LONGEST_PERIOD)
@@ -79,10 +87,33 @@ def has_interval(share: Fraction, num_rows: int) -> Bool[np.ndarray, "rows"]:
     """
     if num_rows % share.denominator:
         raise ValueError(
-            f"with same_time={float(1 - share):g} the number of rows on a device must be a multiple of "
-            f"{share.denominator}, got {num_rows} rows"
+            f"with same_time={float(1 - share):g} the number of rows on a device (of each micro-batch) must be a "
+            f"multiple of {share.denominator}, got {num_rows} rows"
         )
     return np.arange(num_rows) % share.denominator < share.numerator
+
+
+def rows_with_interval(share: Fraction, tree: Any) -> Any:
+    """Those rows of a pytree ``[rows, ...]`` that have s > t, in their order.
+
+    By blocks, not by an index: rows that are spread over devices in whole blocks then stay where they are.
+    """
+
+    def chosen(leaf: Any) -> Any:
+        blocks = leaf.reshape(-1, share.denominator, *leaf.shape[1:])
+        return blocks[:, : share.numerator].reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(chosen, tree)
+
+
+def add_to_rows_with_interval(
+    share: Fraction, rows: Float[Array, "rows *event"], change: Float[Array, "chosen *event"]
+) -> Float[Array, "rows *event"]:
+    """All rows, those with s > t changed."""
+    event_shape = rows.shape[1:]
+    blocks = rows.reshape(-1, share.denominator, *event_shape)
+    changes = change.reshape(-1, share.numerator, *event_shape)
+    return blocks.at[:, : share.numerator].add(changes).reshape(rows.shape)
 
 
 def two_row_times(

@@ -1,43 +1,12 @@
 """MeanFlow: regression on average velocities, for sampling in one step or a few; also gradually."""
 
-import functools
-from fractions import Fraction
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
-
-from gft_jax.cooling import target_weight
-from gft_jax.drifts import evaluate, evaluate_average, instantaneous
-from gft_jax.drifts.two_times import check_two_times
+from gft_jax.drifts import instantaneous
 from gft_jax.objectives import weighting as weightings
-from gft_jax.objectives.average_target import (
-    TargetGuidance,
-    check_guidance,
-    guided_velocity,
-    has_interval,
-    interval_share,
-    rate_along,
-    two_row_times,
-)
-from gft_jax.objectives.path_rows import PathRows, path_rows_at, squared_norm
+from gft_jax.objectives.average_regression import average_regression
+from gft_jax.objectives.average_target import TargetGuidance
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.paths import Path, linear
-from gft_jax.types import Batch, Drift, Objective, Terms, TimeSampler, TwoTimeDrift, Weighting
-
-
-class MeanFlowRows(NamedTuple):
-    """Path points of all rows, and what is regressed on there."""
-
-    path: PathRows
-    s: Array
-    """Second times ``[rows]``, at least those of the path."""
-    target: Array
-    """Average velocities from t to s ``[rows, *event]``."""
-    base_velocity: Array | None
-    """Velocity of the base at t ``[rows, *event]``, zeros at zero temperature; None where there is no base."""
+from gft_jax.types import Drift, Objective, TimeSampler, TwoTimeDrift, Weighting
 
 
 def mean_flow(
@@ -84,7 +53,9 @@ def mean_flow(
         time_sampler: draws both times of a row.
         weighting: k(t) of the squared error.
         same_time: fraction of the rows, in [0, 1], with s = t: by their places, the last ones of every few. Rows (per
-            device) must be a multiple of its denominator, 4 for 0.75.
+            device and micro-batch) must be a multiple of its denominator, 4 for 0.75. A stream whose rows differ by
+            their places needs an order of its own: of `gft_jax.pairing.interleaved` the replayed rows are the first of
+            every few too, so that with ``every=4`` all of them, and no new ones, would have s > t.
         adaptive_power: p >= 0 of the weight ``a = 1 / (|error|^2 + c)^p``, held fixed; 0 for the squared error, 1 in
             the source. With p > 0 rows of large error count less, and the optimum moves from the mean of the targets
             towards where most of them are: little in high dimension, where errors are alike, and more in two. With
@@ -100,7 +71,7 @@ def mean_flow(
         ValueError: for a drift without a second time, fractions, powers or guidance out of range; in a step, if the
             rows do not divide, guidance meets no conditions, or the drift has no forward-mode derivative.
     """
-    return _regression(
+    return average_regression(
         drift,
         path,
         None,
@@ -141,8 +112,8 @@ def gradual_mean_flow(
     adaptation with the second time among ``whole``). With a ``base_drift`` of one time ``base_params`` are its own.
 
     Stats: those of `mean_flow`, and the two moments of `gradual` over the rows with s = t, where the student's velocity
-    is ``u(t, t, x)``, with the weights of the loss; they are absent with guidance (the student's velocity is then
-    another) and without such rows.
+    is ``u(t, t, x)``, with the weights of the loss, adaptive ones included. They are absent without such rows, and with
+    guidance, where the velocity is another one.
 
     Source: arXiv:2505.13447 for average velocities, arXiv:2601.22495 for the interpolation; their combination is ours.
 
@@ -163,8 +134,7 @@ def gradual_mean_flow(
     Raises:
         ValueError: as `mean_flow`.
     """
-    check_two_times(drift)
-    return _regression(
+    return average_regression(
         drift,
         path,
         instantaneous(drift) if base_drift is None else base_drift,
@@ -175,88 +145,3 @@ def gradual_mean_flow(
         guidance,
         tangent_drift,
     )
-
-
-def _regression(
-    drift: TwoTimeDrift,
-    path: Path,
-    base_drift: Drift | None,
-    time_sampler: TimeSampler,
-    weighting: Weighting,
-    same_time: float,
-    adaptive: tuple[float, float],
-    guidance: TargetGuidance | None,
-    tangent_drift: TwoTimeDrift | None,
-) -> Objective:
-    tangent_drift = drift if tangent_drift is None else tangent_drift
-    for each in (drift, tangent_drift):
-        check_two_times(each)
-    share = interval_share(same_time)
-    power, offset = adaptive
-    if not power >= 0 or not offset > 0:
-        raise ValueError(
-            "the adaptive weight 1 / (error + c)^p needs adaptive_power p >= 0 and adaptive_offset c > 0, got "
-            f"p={power} and c={offset}"
-        )
-    if guidance is not None:
-        check_guidance(guidance)
-
-    def prepare(
-        params: Any, base_params: Any, objective_state: Any, batch: Batch, temperature: Array
-    ) -> MeanFlowRows:
-        with_interval = has_interval(share, batch.x0.shape[0])
-        t, s = two_row_times(time_sampler, batch, with_interval)
-        rows = path_rows_at(path, t, weighting, batch)
-        x, cond, velocity, base_velocity = rows.x, rows.cond, rows.velocity, None
-        if base_drift is not None:
-            base = functools.partial(evaluate, base_drift, base_params, t, x, cond)
-            base_velocity = jax.lax.cond(
-                temperature > 0,
-                lambda: base().astype(x.dtype),
-                lambda: jnp.zeros_like(x),
-            )
-            w = target_weight(temperature).astype(x.dtype)
-            velocity = w * velocity + (1.0 - w) * base_velocity
-        if guidance is not None:
-            velocity = guided_velocity(guidance, drift, params, t, x, cond, velocity)
-        target = velocity
-        if share > 0:
-            where = np.flatnonzero(with_interval)
-            there = jax.tree.map(lambda leaf: leaf[where], (t, s, x, cond, velocity))
-            length = (there[1] - there[0]).reshape(-1, *[1] * (x.ndim - 1))
-            target = target.at[where].add(length * rate_along(tangent_drift, params, *there))
-        return MeanFlowRows(rows, s, target, base_velocity)
-
-    def loss(params: Any, base_params: Any, rows: MeanFlowRows, temperature: Array) -> Terms:
-        at = rows.path
-        average = evaluate_average(drift, params, at.t, rows.s, at.x, at.cond)
-        squared = squared_norm(average - rows.target)
-        factor = at.factor
-        if power > 0:
-            factor *= jax.lax.stop_gradient(squared + offset) ** -power
-        with_interval = has_interval(share, at.t.shape[0])
-        stats = {}
-        if share > 0:
-            stats["mean_flow_loss"] = at.factor * squared * _mean_over(with_interval, share, at.t)
-        if share < 1:
-            same = _mean_over(~with_interval, 1 - share, at.t)
-            stats["flow_matching_loss"] = at.factor * same * squared_norm(average - at.velocity)
-            if rows.base_velocity is not None and guidance is None:
-                displacement = average - rows.base_velocity
-                toward = (at.velocity - rows.base_velocity) * displacement
-                moments = {
-                    "displacement_squared": squared_norm(displacement),
-                    "displacement_along_target": jnp.sum(toward.reshape(toward.shape[0], -1), axis=-1),
-                }
-                stats |= {
-                    name: jnp.where(temperature > 0, factor * same * moment, 0.0)
-                    for name, moment in moments.items()
-                }
-        return Terms(factor * squared, at.weight, stats)
-
-    return Objective(loss=loss, prepare=prepare, needs_base=base_drift is not None)
-
-
-def _mean_over(rows: Bool[np.ndarray, "rows"], share: Fraction, like: Array) -> Float[Array, "rows"]:
-    """Factors by which the mean over all rows becomes that over some, a share of them."""
-    return jnp.asarray(rows / float(share), like.dtype)

@@ -18,6 +18,10 @@ def interleaved(new: Batches, replay: Batches, *, every: int) -> Batches:
     ``replay`` ``n / every``. The streams should have different seeds, or their noise is the same. Both must have the
     same fields: conditions of the same structure, row weights in both or in neither.
 
+    What else goes by the places of rows meets these: with ``every=4`` the rows with s > t of
+    `gft_jax.objectives.mean_flow` at its ``same_time=0.75`` would be the replayed ones, and no others. Choose an
+    ``every`` that has no divisor in common with the denominator of ``same_time``.
+
     ``pairing`` and ``diagnose`` of the result are those of ``new`` alone: they count the new rows, not those of the
     batch.
 

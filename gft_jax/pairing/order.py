@@ -60,6 +60,11 @@ def row_keys(seed: int, step: Any, num_rows: int) -> Key[Array, "rows"]:
     return keys_by_row(jax.random.fold_in(jax.random.key(seed), step), num_rows)
 
 
+def two_keys(key: Key[Array, ""], step: Any, batch_size: int, own: slice) -> Key[Array, "rows 2"]:
+    """Two keys for each row that is given of a step: what draws its source, and what training draws from."""
+    return jax.vmap(jax.random.split)(keys_by_row(jax.random.fold_in(key, step), batch_size)[own])
+
+
 @functools.lru_cache(maxsize=8)
 def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_rows)

@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from gft_jax.pairing.checks import check_cond, check_integer, checked_step, checked_steps
-from gft_jax.pairing.order import WHOLE, Share, row_order
+from gft_jax.pairing.order import WHOLE, Share, row_order, two_keys
 from gft_jax.pairing.sources import Source
 from gft_jax.pairing.stream import Batches
-from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
 
@@ -41,7 +40,7 @@ def source_batches(
 
     @jax.jit
     def draw(key: Key[Array, ""], step: Array, row_cond: Any) -> Batch:
-        keys = jax.vmap(jax.random.split)(keys_by_row(jax.random.fold_in(key, step), batch_size)[own])
+        keys = two_keys(key, step, batch_size, own)
         x0, source_cond = source(keys[:, 0])
         return Batch(x0, None, keys[:, 1], row_cond, source_cond)
 

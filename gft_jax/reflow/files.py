@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gft_jax.data import open_array
 DESCRIPTION = "pairs.json"
 """Its presence says that all pairs are there."""
 _PROGRESS = "progress.json"
+_NEW = ".new"
 _HEADER_BYTES = 256
 
 
@@ -22,16 +23,38 @@ class ArrayFile:
     """A ``.npy`` file of known shape, whose rows are written in their order."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-        self._path, self._dtype = path, np.dtype(dtype)
+        self._path, self._shape, self._dtype = path, shape, np.dtype(dtype)
         self._row_bytes = self._dtype.itemsize * math.prod(shape[1:])
-        if not path.exists():
-            fields = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-            header = repr(fields).encode()
-            # Padded to a fixed length, so that a row's place is known without reading the header.
-            length = _HEADER_BYTES - len(npy.magic(1, 0)) - 2
-            path.write_bytes(
-                npy.magic(1, 0) + length.to_bytes(2, "little") + header.ljust(length - 1) + b"\n"
+
+    def create(self) -> None:
+        """Makes the file without rows; one that was there is lost."""
+        fields = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self._shape}
+        header = repr(fields).encode()
+        # Padded to a fixed length, so that a row's place is known without reading the header.
+        length = _HEADER_BYTES - len(npy.magic(1, 0)) - 2
+        self._path.write_bytes(
+            npy.magic(1, 0) + length.to_bytes(2, "little") + header.ljust(length - 1) + b"\n"
+        )
+
+    def check_rows(self, num_rows: int) -> None:
+        """Refuses a file that does not hold so many rows.
+
+        Raises:
+            ValueError: if it is missing, or cut short.
+        """
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        if size < _HEADER_BYTES + num_rows * self._row_bytes:
+            raise ValueError(
+                f"{self._path} is missing or cut short, and {num_rows} pairs are said to be there: delete "
+                f"{self._path.parent}, and make them anew."
             )
+
+    def read(self, start: int, num_rows: int) -> np.ndarray:
+        """Rows that have been written, in memory."""
+        with self._path.open("rb") as file:
+            file.seek(_HEADER_BYTES + start * self._row_bytes)
+            rows = np.frombuffer(file.read(num_rows * self._row_bytes), self._dtype)
+        return rows.reshape(num_rows, *self._shape[1:])
 
     def write(self, start: int, rows: np.ndarray) -> None:
         """Puts rows at their place, on the disk itself."""
@@ -45,7 +68,7 @@ class ArrayFile:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a file in full or not at all."""
-    partial = path.with_name(path.name + ".new")
+    partial = path.with_name(path.name + _NEW)
     with partial.open("w") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -76,6 +99,43 @@ def rows_done(partial: Path, description: Mapping[str, Any]) -> int:
     progress = json.loads(path.read_text())
     check_same(partial, progress["pairs"], description)
     return progress["rows"]
+
+
+def check_free(directory: Path, partial: Path) -> None:
+    """Refuses to write where something else lies.
+
+    Raises:
+        FileExistsError: naming it.
+    """
+    for path, ours in ((directory, set()), (partial, {_PROGRESS + _NEW})):
+        there = (
+            {each.name for each in path.iterdir()}
+            if path.is_dir()
+            else {path.name}
+            if path.exists()
+            else set()
+        )
+        # What is noted first tells pairs that were begun from anything else.
+        begun = path == partial and _PROGRESS in there
+        if there - ours and not begun:
+            raise FileExistsError(
+                f"{path} is or holds something else than pairs of a model: choose another directory, or move it away."
+            )
+
+
+def begin(
+    partial: Path,
+    description: Mapping[str, Any],
+    files: Iterable[ArrayFile],
+    cond: Mapping[str, np.ndarray],
+) -> None:
+    """A directory of pairs without rows, with their conditions by file; `check_free` has let it pass."""
+    partial.mkdir(parents=True, exist_ok=True)
+    note_rows(partial, description, 0)
+    for name, array in cond.items():
+        np.save(partial / name, array)
+    for file in files:
+        file.create()
 
 
 def note_rows(partial: Path, description: Mapping[str, Any], rows: int) -> None:

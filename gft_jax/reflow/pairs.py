@@ -2,14 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 from tqdm import tqdm
 
 from gft_jax.checkpoints import fingerprint
@@ -18,6 +16,8 @@ from gft_jax.pairing import Source
 from gft_jax.pairing.checks import check_cond, check_integer
 from gft_jax.reflow.files import (
     ArrayFile,
+    begin,
+    check_free,
     check_same,
     cond_files,
     description_of,
@@ -27,10 +27,11 @@ from gft_jax.reflow.files import (
     read_cond,
     rows_done,
 )
+from gft_jax.reflow.making import Make, Sample, check_finite, ends_like, maker
 from gft_jax.types import Params
 
-Sample = Callable[[Any, Array, Any], Array]
-"""``(params, x0, cond)`` -> samples like x0, such as ``sample_ode(drift, params, x0, cond=cond).x``."""
+_SAME = 1e-2
+"""Relative distance below which a pair made again is the same: above rounding on another device, also in bfloat16."""
 
 
 class Pairs(NamedTuple):
@@ -52,72 +53,96 @@ def make_pairs(
     params: Params,
     source: Source,
     *,
-    num_pairs: int,
-    seed: int,
+    num_pairs: SupportsIndex,
+    seed: SupportsIndex,
     cond: Any = None,
     settings: Mapping[str, Any] | None = None,
-    chunk_size: int = 1024,
+    chunk_size: SupportsIndex = 1024,
     progress: bool = True,
 ) -> Pairs:
     """Pairs ``(x0, flow(x0))`` of a model, written to a directory a chunk at a time, and opened.
 
     Killed in the middle, the same call goes on where it was: pair i depends on seed, i, model and condition alone. The
     pairs get their name when all are there; until then they lie in ``<directory>.partial``. Called again for pairs that
-    are there, it opens them. One process makes them.
+    are there, it opens them. A program of one process makes them.
+
+    Parameters, conditions and settings are compared by their content before it goes on or opens. Functions cannot be:
+    pair 0 is made again, and must be that on disk to one hundredth of its size. A source or sampler that changes it by
+    less, such as a few more steps of an accurate solver, goes unnoticed unless it is told by ``settings``.
+
+    A sampler that gives up in the middle returns where it was, which is no sample. With adaptive steps let such rows be
+    refused, ``jnp.where(result.succeeded, result.x, jnp.nan)``; fixed steps do not give up.
 
     Args:
         directory: where they are to lie; not there yet, or of these very pairs.
         sample: the model's flow from noise to data, called under jit; deterministic.
         params: parameters of the model; their content is kept as its fingerprint.
-        source: draws x0, such as `gft_jax.pairing.standard_normal`, without conditions of its own.
+        source: draws x0, such as `gft_jax.pairing.standard_normal`, without conditions of its own. Arrays of a source
+            that is a pytree are arguments of the program.
         num_pairs: number of pairs, >= 1.
         seed: of the sources.
-        cond: conditions of the pairs, an array ``[num_pairs, ...]`` or a dict of such, or None.
+        cond: conditions of the pairs, an array ``[num_pairs, ...]`` or a dict of such, or None; in a dtype of NumPy's
+            own (not bfloat16).
         settings: what else the pairs depend on, anything that JSON can hold, such as ``{"num_steps": 100}``: pairs made
             under other settings are refused.
         chunk_size: pairs that are made at once, >= 1.
         progress: whether to show a bar of the pairs.
 
     Raises:
-        ValueError: for counts below one, a negative seed, conditions of another number of rows, a source with
-            conditions or samples of another shape; for pairs of another model in the directory, or made under other
-            settings; for samples that are not finite (says which; those before are kept).
-        FileExistsError: if the directory holds something else.
+        ValueError: for counts below one, a negative seed, conditions of another number of rows or dtype, a source with
+            conditions or samples of another shape; for pairs of another model in the directory, or made otherwise; for
+            samples that are not finite (says which; those before are kept); in a program of several processes.
+        FileExistsError: if the directory, or ``<directory>.partial``, is or holds something else.
     """
     directory = Path(directory).absolute()
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"make_pairs is for a program of one process, and this one has {jax.process_count()}: make the pairs in "
+            "one of its own, and open them in each process by open_pairs."
+        )
     check_integer("num_pairs", num_pairs, 1)
     check_integer("chunk_size", chunk_size, 1)
     check_integer("seed", seed, 0)
+    num_pairs, chunk_size, seed = int(num_pairs), int(chunk_size), int(seed)
     check_cond("cond", cond, num_pairs)
     names = _names_of(cond)
-    x0, x1 = _like(source, sample, params, cond)
+    like = ends_like(source, sample, params, cond)
     description = {
         "model": fingerprint(params),
         "num_pairs": num_pairs,
-        "event_shape": list(x0.shape[1:]),
-        "dtypes": [x0.dtype.name, x1.dtype.name],
+        "event_shape": list(like[0].shape[1:]),
+        "dtypes": [end.dtype.name for end in like],
         "seed": seed,
         "cond": names,
         "cond_content": None if cond is None else fingerprint(jax.tree.map(np.asarray, cond)),
         "settings": _as_json(settings),
     }
+
+    def files_in(folder: Path) -> list[ArrayFile]:
+        return [
+            ArrayFile(folder / f"{name}.npy", (num_pairs, *end.shape[1:]), end.dtype)
+            for name, end in zip(("x0", "x1"), like, strict=True)
+        ]
+
+    make = maker(source, sample, params, cond, seed)
     there = description_of(directory)
     if there is not None:
         check_same(directory, there, description)
+        _check_first(directory, files_in(directory), num_pairs, make)
         return open_pairs(directory, params)
-    if directory.exists() and any(directory.iterdir()):
-        raise FileExistsError(
-            f"{directory} holds something else than pairs of a model: choose another directory."
-        )
     partial = partial_of(directory)
-    done = rows_done(partial, description)
-    if done == 0:
-        _begin(partial, description, cond)
-    files = [
-        ArrayFile(partial / f"{name}.npy", (num_pairs, *like.shape[1:]), like.dtype)
-        for name, like in (("x0", x0), ("x1", x1))
-    ]
-    _write(files, partial, description, done, (source, sample, params, cond), chunk_size, progress)
+    check_free(directory, partial)
+    done, files = rows_done(partial, description), files_in(partial)
+    if done > 0:
+        _check_first(partial, files, done, make)
+    else:
+        arrays: Any = cond  # none where there are no conditions
+        cond_arrays = {
+            file: np.asarray(arrays if name is None else arrays[name])
+            for name, file in cond_files(names).items()
+        }
+        begin(partial, description, files, cond_arrays)
+    _write(files, partial, description, done, make, chunk_size, progress)
     finish(partial, directory, description)
     return open_pairs(directory, params)
 
@@ -148,85 +173,60 @@ def _write(
     partial: Path,
     description: Mapping[str, Any],
     done: int,
-    model: tuple[Source, Sample, Params, Any],
+    make: Make,
     chunk_size: int,
     progress: bool,
 ) -> None:
     """Makes the pairs that are missing."""
-    source, sample, params, cond = model
     num_pairs = description["num_pairs"]
-    key = jax.random.key(description["seed"])
-
-    @jax.jit
-    def make(key: Key[Array, ""], rows: Array, params: Params, row_cond: Any) -> tuple[Array, Array]:
-        x0, _ = source(jax.vmap(lambda row: jax.random.fold_in(key, row))(rows))
-        return x0, sample(params, x0, row_cond)
-
     with tqdm(total=num_pairs, initial=done, desc="pairs", unit="pair", disable=not progress) as bar:
         for start in range(done, num_pairs, chunk_size):
             stop = min(start + chunk_size, num_pairs)
             # The last chunk is filled up, so that all run the same program.
             rows = np.minimum(np.arange(start, start + min(chunk_size, num_pairs)), num_pairs - 1)
-            made = make(key, rows, params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], cond))
-            ends = [np.asarray(_kept(end))[: stop - start] for end in made]
-            _check_finite(start, *ends)
+            ends = [end[: stop - start] for end in make(rows)]
+            check_finite(start, *ends)
             for file, end in zip(files, ends, strict=True):
                 file.write(start, end)
             note_rows(partial, description, stop)
             bar.update(stop - start)
 
 
-def _check_finite(start: int, *ends: np.ndarray) -> None:
-    for name, rows in zip(("sources", "samples"), ends, strict=True):
-        bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
-        if len(bad):
+def _check_first(folder: Path, files: list[ArrayFile], num_rows: int, make: Make) -> None:
+    """Refuses pairs of another source or sampler, by the first of them.
+
+    Raises:
+        ValueError: if pair 0 is another now, or rows that are said to be there are not.
+    """
+    for file in files:
+        file.check_rows(num_rows)
+    for argument, file, end in zip(("source", "sample"), files, make(np.zeros(1, int)), strict=True):
+        there = file.read(0, 1)
+        distance, size = (float(np.linalg.norm(rows.ravel())) for rows in (end - there, there))
+        if not distance <= _SAME * size:
             raise ValueError(
-                f"{len(bad)} {name} of a chunk of {len(rows)} are not finite, the first of them pairs "
-                f"{(start + bad[:5]).tolist()}: look at the model's samples there. The pairs before are kept."
+                f"the pairs in {folder} were made otherwise: made again, the end of pair 0 that comes of {argument} "
+                f"lies {distance:.3g} from that on disk, whose size is {size:.3g}. Give the {argument} that made them, "
+                "or choose another directory."
             )
-
-
-def _kept(rows: Array) -> Array:
-    """In a dtype that NumPy's files hold: half precision in float32."""
-    return rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-
-
-def _like(source: Source, sample: Sample, params: Params, cond: Any) -> list[jax.ShapeDtypeStruct]:
-    """One row of both ends, traced."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    x0, source_cond = jax.eval_shape(source, keys)
-    if source_cond is not None:
-        raise ValueError("the source draws conditions of its own, which pairs do not keep: give one without.")
-    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), cond)
-    x1 = jax.eval_shape(sample, params, x0, row)
-    if getattr(x1, "shape", None) != x0.shape:
-        raise ValueError(
-            f"sample must return one sample for each x0, an array of shape {x0.shape}, got "
-            f"{getattr(x1, 'shape', type(x1).__name__)}: of a sampler's result give its field x."
-        )
-    return [jax.eval_shape(_kept, end) for end in (x0, x1)]
-
-
-def _begin(partial: Path, description: Mapping[str, Any], cond: Any) -> None:
-    """An empty directory of pairs, with their conditions."""
-    partial.mkdir(parents=True, exist_ok=True)
-    for leftover in partial.iterdir():
-        leftover.unlink()
-    for name, file in cond_files(description["cond"]).items():
-        np.save(partial / file, np.asarray(cond if name is None else cond[name]))
 
 
 def _names_of(cond: Any) -> list[str] | str | None:
     """Names of the entries of conditions, as the description has them."""
     if cond is None:
         return None
-    if not isinstance(cond, Mapping):
-        if jax.tree.structure(cond) != jax.tree.structure(0):
+    is_named = isinstance(cond, Mapping)
+    for leaf in cond.values() if is_named else (cond,):
+        if jax.tree.structure(leaf) != jax.tree.structure(0):
             raise ValueError(f"cond must be an array or a dict of arrays by name, got {type(cond).__name__}.")
+        if not isinstance(leaf.dtype, np.dtype) or leaf.dtype.kind not in "biufc":
+            raise ValueError(
+                f"cond holds an array of dtype {leaf.dtype}, which files of NumPy do not keep: give numbers of a dtype "
+                "of NumPy's own, such as float32."
+            )
+    if not is_named:
         return "array"
-    if not all(isinstance(name, str) and name.isidentifier() for name in cond) or any(
-        jax.tree.structure(leaf) != jax.tree.structure(0) for leaf in cond.values()
-    ):
+    if not all(isinstance(name, str) and name.isidentifier() for name in cond):
         raise ValueError(f"cond must be a dict of arrays by names that are identifiers, got {list(cond)}.")
     return sorted(cond)
 

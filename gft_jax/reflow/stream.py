@@ -9,9 +9,8 @@ from jaxtyping import Array, Key
 
 from gft_jax.pairing import Batches, Share, row_order
 from gft_jax.pairing.checks import check_integer, checked_step, checked_steps
-from gft_jax.pairing.order import WHOLE
+from gft_jax.pairing.order import WHOLE, two_keys
 from gft_jax.reflow.pairs import Pairs
-from gft_jax.sampling.row_keys import row_keys as keys_by_row
 from gft_jax.types import Batch
 
 
@@ -37,8 +36,7 @@ def batches(pairs: Pairs, *, batch_size: int, seed: int, share: Share = WHOLE) -
 
     @jax.jit
     def keys_of(key: Key[Array, ""], step: Array) -> Key[Array, "rows"]:
-        keys = keys_by_row(jax.random.fold_in(key, step), batch_size)[own]
-        return jax.vmap(lambda key: jax.random.split(key)[1])(keys)
+        return two_keys(key, step, batch_size, own)[:, 1]
 
     keys_of_many = jax.jit(jax.vmap(keys_of, in_axes=(None, 0)))
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
@@ -20,6 +21,7 @@ from gft_jax.networks.lora.factors import (
     kernels_of,
     update_of,
 )
+from gft_jax.networks.second_time import NAME as SECOND_TIME
 from gft_jax.types import Adapter, Drift, Params
 
 
@@ -113,7 +115,8 @@ def low_rank(
 
     Raises:
         ValueError: for settings out of range; when they meet parameters: if these are None, a pattern matches nothing
-            or no kernel, the rank is too large, or parts do not divide the outputs; from an adapted drift, if it is
+            or no kernel, the rank is too large, parts do not divide the outputs, or a second time that has no effect
+            yet (`gft_jax.networks.two_time_params`) is left out; from an adapted drift, if it is
             given adapters alone; from the drift on activations, if a kernel is not one of a dense layer or a
             convolution of linen, or has an axis of layers that ``stacked`` does not name.
 
@@ -123,7 +126,9 @@ def low_rank(
     settings = checked_settings(patterns, rank, alpha, stacked, parts, whole)
 
     def init(key: Any, base_params: Params) -> dict[str, Factors | Difference]:
-        return initial(settings, key, base_params)
+        adapters = initial(settings, key, base_params)
+        _check_second_time(base_params, adapters)
+        return adapters
 
     def apply(adapters: Any, base_params: Params) -> LoRAParams:
         if base_params is None:
@@ -131,25 +136,25 @@ def low_rank(
         return LoRAParams(jax.lax.stop_gradient(base_params), adapters)
 
     def on_activations(drift: Drift) -> Drift:
-        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
             if not isinstance(params, LoRAParams):
                 _refuse_adapters_alone(params)
-                return drift(params, t, x, cond)
+                return drift(params, t, x, cond, **second_time)
             check_factors(settings, params.base, params.adapters)
             factors = {k: part for k, part in params.adapters.items() if isinstance(part, Factors)}
             base = _added(params.base, _differences(params.adapters), 1.0)
             joined = beside_kernels(base, factors, settings.scale)
-            return run_adapted(lambda: drift(joined, t, x, cond))
+            return run_adapted(lambda: drift(joined, t, x, cond, **second_time))
 
         return adapted
 
     def by_merging(drift: Drift) -> Drift:
-        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /) -> Array:
+        def adapted(params: Any, t: Array, x: Array, cond: Any = None, /, **second_time: Array) -> Array:
             if isinstance(params, LoRAParams):
                 params = _shifted(settings, *params, 1.0)
             else:
                 _refuse_adapters_alone(params)
-            return drift(params, t, x, cond)
+            return drift(params, t, x, cond, **second_time)
 
         return adapted
 
@@ -171,6 +176,17 @@ def low_rank(
         return _in_dtypes_of(merged, _shifted(settings, merged, adapters, -1.0))
 
     return LowRank(settings, Adapter(init, apply), on_activations, by_merging, unused, merge, unmerge)
+
+
+def _check_second_time(base_params: Params, adapters: Mapping[str, Any]) -> None:
+    """Refuses to leave a second time as it is that has no effect: what is trained could never depend on it."""
+    for name, leaf in named_leaves(base_params).items():
+        is_last = f"/{name}".endswith(f"/{SECOND_TIME}/last/kernel")
+        if is_last and name not in adapters and not isinstance(leaf, Tracer) and not jnp.any(leaf):
+            raise ValueError(
+                f"{name} is zero, so that the second time has no effect, and no pattern reaches it: add "
+                f'"{name}" to whole, or "{name.removesuffix("last/kernel")}*" for all of the second time'
+            )
 
 
 def _refuse_adapters_alone(params: Any) -> None:
