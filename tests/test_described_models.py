@@ -14,6 +14,7 @@ from gft_jax.networks.lora import low_rank
 
 SMALL = gft.networks.ResidualMLP(hidden=8, depth=1, num_classes=3)
 CONDITION = {
+    "two_times": True,
     "num_classes": {"class": 3},
     "cond_features": {"text": 2},
     "learned_null": True,
