@@ -124,7 +124,7 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
             "seed": seed,
             "averaged": loaded.averaged,
             "checkpoint": config.checkpoint,
-            "noise_seed": 0 if subject.source is None else config.noise_seed,
+            "noise_seed": 0 if config.noise_seed is None and subject.source is None else config.noise_seed,
             "tolerance": subject.tolerance if config.solver is None else None,
             "classifier": config.classifier,
             **subject.facts,

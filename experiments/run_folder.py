@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -175,12 +175,7 @@ def _settings(config: RunSettings) -> dict[str, Any]:
 
 def _check_same_run(path: Path, config: RunSettings) -> None:
     theirs, ours = read_json(path / "config.json").get("config", {}), _settings(config)
-    differing = [
-        f"{name}: there {theirs.get(name)}, here {ours.get(name)}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
-    ]
-    if differing:
+    if differing := differences(theirs, ours, sorted(theirs.keys() | ours.keys())):
         raise ValueError(
             f"{path} holds another run, which differs in\n  "
             + "\n  ".join(differing)
@@ -190,6 +185,15 @@ def _check_same_run(path: Path, config: RunSettings) -> None:
         raise ValueError(
             f"{path} holds a run with these settings: add --resume to continue it, or give another --out"
         )
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """What a run holds under these names and what is given now, where the two differ, in words."""
+    return [
+        f"{name}: there {theirs.get(name)}, here {ours.get(name)}"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
 
 
 def _say_what_differs(path: Path) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.run_folder import differences
+
 NUM_READ = 1024
 """Files whose bytes are read."""
 _SEED = 20_261_203
@@ -73,13 +75,7 @@ def check_same(run: Path, begun: Any, here: Mapping[str, str]) -> None:
         raise ValueError(
             f"{run} was begun by a version that did not write down what its data are: start another run"
         )
-    theirs: dict[str, Any] = begun
-    differing = [
-        f"{name}: there {theirs.get(name)}, here {here.get(name)}"
-        for name in dict.fromkeys([*here, *theirs])
-        if theirs.get(name) != here.get(name)
-    ]
-    if differing:
+    if differing := differences(begun, here, dict.fromkeys([*here, *begun])):
         raise ValueError(
             f"{run} was begun on other images; those of its --data differ in\n  "
             + "\n  ".join(differing)

@@ -1,7 +1,6 @@
 """Images of a folder of which the first is read at once, and the others when all that it can show has been checked."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import gft_jax as gft
+from experiments.data.digests import digest
 from gft_jax.data import ImageFolder
 from gft_jax.data.decoding import Mode
 
@@ -72,7 +72,7 @@ class ListedImages:
 def index_file_of(folder: Path, root: Path) -> Path:
     """Where what the images of a folder are is kept between runs, below a root."""
     whole = folder.resolve()
-    return root / "index" / f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}.json"
+    return root / "index" / f"{whole.name}-{digest(os.fsencode(whole))[:8]}.json"
 
 
 def _writable(file: Path | None) -> Path | None:

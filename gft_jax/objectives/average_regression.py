@@ -23,7 +23,7 @@ from gft_jax.objectives.average_target import (
     rows_with_interval,
     two_row_times,
 )
-from gft_jax.objectives.path_rows import PathRows, path_rows_at, squared_norm
+from gft_jax.objectives.path_rows import PathRows, displacement_moments, path_rows_at, squared_norm
 from gft_jax.paths import Path
 from gft_jax.types import Batch, Drift, Objective, Terms, TimeSampler, TwoTimeDrift, Weighting
 
@@ -109,12 +109,8 @@ def average_regression(
             same = _mean_over(~with_interval, 1 - share, at.t)
             stats["flow_matching_loss"] = at.factor * same * squared_norm(average - at.velocity)
             if rows.base_velocity is not None and guidance is None:
-                displacement = average - rows.base_velocity
-                toward = (at.velocity - rows.base_velocity) * displacement
-                moments = {
-                    "displacement_squared": squared_norm(displacement),
-                    "displacement_along_target": jnp.sum(toward.reshape(toward.shape[0], -1), axis=-1),
-                }
+                base = rows.base_velocity
+                moments = displacement_moments(average - base, at.velocity - base)
                 stats |= {
                     name: jnp.where(temperature > 0, factor * same * moment, 0.0)
                     for name, moment in moments.items()

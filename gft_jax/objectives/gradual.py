@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from gft_jax.cooling import target_weight
 from gft_jax.drifts import evaluate
 from gft_jax.objectives import weighting as weightings
-from gft_jax.objectives.path_rows import PathRows, path_rows, squared_norm
+from gft_jax.objectives.path_rows import PathRows, displacement_moments, path_rows, squared_norm
 from gft_jax.objectives.time_sampling import uniform
 from gft_jax.paths import Path, linear
 from gft_jax.types import Batch, Drift, Objective, Terms, TimeSampler, Weighting
@@ -164,11 +164,7 @@ def gradual(
         stats = {"flow_matching_loss": flow_matching_loss}
         if rows.base_x is None:
             toward = path_rows.velocity[::base_every] - base_velocity
-            along = jnp.sum((displacement * toward).reshape(displacement.shape[0], -1), axis=-1)
-            moments = {
-                "displacement_squared": squared_norm(displacement),
-                "displacement_along_target": along,
-            }
+            moments = displacement_moments(displacement, toward)
             stats |= {
                 name: jnp.where(temperature > 0, on_all_rows(moment), 0.0) for name, moment in moments.items()
             }

@@ -78,6 +78,23 @@ def row_times(time_sampler: TimeSampler, batch: Batch) -> Float[Array, "rows"]:
     return draw_times(time_sampler, _keys(batch)[0], dtype)
 
 
+def displacement_moments(
+    displacement: Float[Array, "rows *event"], toward: Float[Array, "rows *event"]
+) -> dict[str, Float[Array, "rows"]]:
+    """The stats of which the effective target weight is made, of each row: ``|r|^2`` and ``<r, d>``.
+
+    Args:
+        displacement: r, the student's velocity less the base's.
+        toward: d, the target velocity less the base's.
+    """
+    return {
+        "displacement_squared": squared_norm(displacement),
+        "displacement_along_target": jnp.sum(
+            (displacement * toward).reshape(displacement.shape[0], -1), axis=-1
+        ),
+    }
+
+
 def path_rows_at(path: Path, t: Float[Array, "rows"], weighting: Weighting, batch: Batch) -> PathRows:
     """Points on the conditional paths at times that were drawn already, of a batch that `row_times` has checked.
 

@@ -108,13 +108,9 @@ def check_free(directory: Path, partial: Path) -> None:
         FileExistsError: naming it.
     """
     for path, ours in ((directory, set()), (partial, {_PROGRESS + _NEW})):
-        there = (
-            {each.name for each in path.iterdir()}
-            if path.is_dir()
-            else {path.name}
-            if path.exists()
-            else set()
-        )
+        there = {each.name for each in path.iterdir()} if path.is_dir() else set()
+        if path.exists() and not path.is_dir():
+            there = {path.name}
         # What is noted first tells pairs that were begun from anything else.
         begun = path == partial and _PROGRESS in there
         if there - ours and not begun:
