@@ -4,6 +4,7 @@
 ``RUN/trajectories.npz``, for the base and every method, the paths ``[num_steps + 1, num, 2]`` of the same noise.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,15 +61,15 @@ def snapshot_keeper(run: Path, method: str) -> Watch:
     return keep
 
 
-def write_paths(run: Path, drift: Drift, params: Mapping[str, Params], num_steps: int) -> None:
-    """Writes ``trajectories.npz``: Euler's paths from the same noise for all parameters, which go by name."""
+def write_paths(run: Path, flows: Mapping[str, tuple[Drift, Params]], num_steps: int) -> None:
+    """Writes ``trajectories.npz``: Euler's paths from the same noise for all drifts, by their names."""
     noise = jax.random.normal(jax.random.key(PATH_SEED), (NUM_PATHS, 2))
 
-    @jax.jit
-    def path(params: Params) -> Any:
+    @functools.partial(jax.jit, static_argnums=0)
+    def path(drift: Drift, params: Params) -> Any:
         return gft.sampling.sample_ode(drift, params, noise, num_steps=num_steps, save_steps=True).trajectory
 
-    write_arrays(run / "trajectories.npz", {name: np.asarray(path(p)) for name, p in params.items()})
+    write_arrays(run / "trajectories.npz", {name: np.asarray(path(*flow)) for name, flow in flows.items()})
 
 
 def read_motion(run: Path, methods: Sequence[str]) -> Motion:

@@ -14,10 +14,11 @@ from typing import Annotated
 import tyro
 
 import gft_jax as gft
-from experiments.configs import reward, terminal
+from experiments.configs import few_steps, reward, terminal
 from experiments.configs.camelyon17 import Camelyon17
 from experiments.configs.digits import Digits
 from experiments.configs.domains import defaults_for
+from experiments.configs.few_steps import FewSteps
 from experiments.configs.images import Images
 from experiments.configs.reward import Reward
 from experiments.configs.settings import Settings
@@ -26,6 +27,7 @@ from experiments.configs.terminal import Terminal
 from experiments.configs.toy2d import Toy2d
 from experiments.configs.wilds import Wilds
 from experiments.devices import check_devices, join_processes
+from experiments.few_steps.program import compare_few_steps
 from experiments.files import read_json, write_arrays
 from experiments.images.bench import ImageBench
 from experiments.images.own_base import own_base
@@ -39,7 +41,7 @@ from experiments.terminal.bench import TerminalBench
 from experiments.workbench import Workbench
 
 EXPERIMENTS: dict[str, type[Settings]] = {
-    each.experiment: each for each in (Digits, Toy2d, Terminal, Images, Wilds, Camelyon17, SitXl)
+    each.experiment: each for each in (Digits, Toy2d, Terminal, FewSteps, Images, Wilds, Camelyon17, SitXl)
 }
 """Those that adapt a flow to new data."""
 ROOT = Path("runs")
@@ -89,7 +91,9 @@ def main() -> int:
 def parse(arguments: list[str]) -> Settings | Reward:
     """Settings from the command line, without the name of the program."""
     # Defaults of these depend on a flag.
-    raising, tempering = (defaults_for(each.DEFAULTS, arguments) for each in (reward, terminal))
+    raising, tempering, shortening = (
+        defaults_for(each.DEFAULTS, arguments) for each in (reward, terminal, few_steps)
+    )
 
     def with_reward(config: Annotated[Reward, tyro.conf.arg(name="")] = raising) -> Reward:
         return config
@@ -97,8 +101,16 @@ def parse(arguments: list[str]) -> Settings | Reward:
     def with_terminal(config: Annotated[Terminal, tyro.conf.arg(name="")] = tempering) -> Terminal:
         return config
 
+    def with_few_steps(config: Annotated[FewSteps, tyro.conf.arg(name="")] = shortening) -> FewSteps:
+        return config
+
+    with_defaults = {
+        Terminal.experiment: with_terminal,
+        FewSteps.experiment: with_few_steps,
+        Reward.experiment: with_reward,
+    }
     return tyro.extras.subcommand_cli_from_dict(
-        EXPERIMENTS | {Terminal.experiment: with_terminal, Reward.experiment: with_reward},
+        EXPERIMENTS | with_defaults,
         prog="python -m experiments.train",
         description=__doc__,
         args=arguments,
@@ -108,7 +120,13 @@ def parse(arguments: list[str]) -> Settings | Reward:
 def run(config: Settings | Reward) -> None:
     """Pretrains (or finds) the base, fine-tunes it by every method and seed, evaluates, and writes the report."""
     started = time.perf_counter()
-    folder = raise_reward(config, ROOT / Reward.experiment) if isinstance(config, Reward) else adapt(config)
+    root = ROOT / config.experiment
+    if isinstance(config, Reward):
+        folder = raise_reward(config, root)
+    elif isinstance(config, FewSteps):
+        folder = compare_few_steps(config, root)
+    else:
+        folder = adapt(config)
     finish(folder, started)
 
 
@@ -148,7 +166,8 @@ def adapt(config: Settings) -> RunFolder:
     num_kept = NUM_POINTS if planar else NUM_IMAGES
     write_arrays(folder.path / "samples.npz", {name: x[:num_kept] for name, x in samples.items()})
     if planar:
-        write_paths(folder.path, bench.drift, final, config.sampling_steps)
+        flows = {name: (bench.drift, params) for name, params in final.items()}
+        write_paths(folder.path, flows, config.sampling_steps)
     return folder
 
 

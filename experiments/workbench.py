@@ -8,7 +8,7 @@ from flax import linen
 
 import gft_jax as gft
 from experiments.base_flow import base_of_run, samples_of_base
-from experiments.configs.settings import Settings
+from experiments.configs.settings import FineTuningCouplingName, Settings
 from experiments.data.shifted import ShiftedData
 from experiments.devices import runner_of
 from experiments.evaluator import (
@@ -45,7 +45,7 @@ class Workbench:
         self.drift = gft.drifts.from_linen(self.module)
         self._runners: dict[str, Runner] = {}
         self._replayed: tuple[Params, np.ndarray] | None = None
-        self._coupled: tuple[Params, Coupling] | None = None
+        self._couplings: tuple[Params, dict[FineTuningCouplingName, Coupling]] | None = None
         self._potentials: SemidiscretePotentials | None = None
 
     def fresh_params(self, seed: int) -> Params:
@@ -64,6 +64,21 @@ class Workbench:
             self._runners[name] = runner_of(self.config, tuner, self.module)
         return self._runners[name]
 
+    def base(self, folder: RunFolder, cache: Path) -> Params:
+        """Base parameters, trained now or found; before them the potentials of the semi-discrete coupling.
+
+        Args:
+            folder: of the run; the potentials are kept there.
+            cache: where bases are kept for all runs.
+
+        Raises:
+            Stopped: if the semi-discrete coupling does not converge.
+        """
+        config = self.config
+        if config.coupling == "semi-discrete":
+            self._potentials = potentials_of_run(folder, self.data.target, config.seeds[0])
+        return base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
+
     def prepare(
         self, folder: RunFolder, cache: Path, with_path_kl: bool = True
     ) -> tuple[Params, Evaluate, np.ndarray]:
@@ -72,7 +87,7 @@ class Workbench:
         Logs the scores of the base and of real data, and why there is no path KL where it cannot be had.
 
         Args:
-            folder: of the run; the potentials of the semi-discrete coupling are kept there.
+            folder: of the run.
             cache: where bases are kept for all runs.
             with_path_kl: whether the path KL is among the scores; an evaluation takes up to a third longer with it.
 
@@ -80,17 +95,15 @@ class Workbench:
             Stopped: if the semi-discrete coupling does not converge.
         """
         config = self.config
-        if config.coupling == "semi-discrete":
-            self._potentials = potentials_of_run(folder, self.data.target, config.seeds[0])
-        base_params = base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
+        base_params = self.base(folder, cache)
         pairs = None
         if config.coupling != "independent":
-            stream = self._batches(config.batch_size, NOISE_SEED, base_params)
+            stream = self._batches(config.batch_size, NOISE_SEED, base_params, config.coupling)
             pairs = coupled_pairs(stream, len(self.data.target))
         first, path_kl = config.seeds[0], None  # base and floor are the same for all seeds
         if with_path_kl:
             try:
-                coupling = self._coupling(base_params)
+                coupling = self._coupling(base_params, config.coupling)
                 path_kl = path_kl_to_base(
                     self.drift, self.path.path, coupling, self.event_shape, config.sampling_steps
                 )
@@ -113,13 +126,12 @@ class Workbench:
         config, every = self.config, self.config.controls.replay_every
         replays = self.method(name).replays
         num_replayed = config.batch_size // every if replays else 0
-        stream = self._batches(config.batch_size - num_replayed, seed, base_params)
+        coupling = config.coupling_of(name)
+        stream = self._batches(config.batch_size - num_replayed, seed, base_params, coupling)
         try:
             gft.couplings.require_converged(stream.pairing(0))
         except ValueError as error:
-            raise Stopped(
-                f"the {config.coupling} coupling does not converge on this data: {error}"
-            ) from error
+            raise Stopped(f"the {coupling} coupling does not converge on this data: {error}") from error
         if not replays:
             return stream
         replay = self._replay(num_replayed, seed + REPLAY_SEED, base_params)
@@ -129,24 +141,35 @@ class Workbench:
         """Batches of base samples, for rehearsal."""
         return gft.pairing.batches(self._base_samples(base_params), batch_size=batch_size, seed=seed)
 
-    def _batches(self, batch_size: int, seed: int, base_params: Params) -> Batches:
-        """Batches of the data of fine-tuning under the coupling of the run."""
+    def _batches(
+        self, batch_size: int, seed: int, base_params: Params, coupling: FineTuningCouplingName
+    ) -> Batches:
+        """Batches of the data of fine-tuning under a coupling."""
         x1 = self.data.target
-        if self._potentials is not None:
+        if coupling == "semi-discrete":
+            assert self._potentials is not None, "the base comes first"
             return gft.pairing.chosen_batches(x1, self._potentials, batch_size=batch_size, seed=seed)
         return gft.pairing.batches(
             x1,
             batch_size=batch_size,
             seed=seed,
-            coupling=self._coupling(base_params),
-            pair_size=batch_size * self.config.coupled_batches,
+            coupling=self._coupling(base_params, coupling),
+            pair_size=batch_size * (1 if coupling == "independent" else self.config.coupled_batches),
         )
 
-    def _coupling(self, base_params: Params) -> Coupling:
-        """How noise and data are paired: one coupling for all streams of a base, which then share their program."""
-        if self._coupled is None or self._coupled[0] is not base_params:
-            self._coupled = base_params, coupling_of(self.config.coupling, self.drift, base_params)
-        return self._coupled[1]
+    def _coupling(self, base_params: Params, name: FineTuningCouplingName) -> Coupling:
+        """How noise and data are paired: one object for all streams of a base, which then share their program."""
+        if self._couplings is None or self._couplings[0] is not base_params:
+            self._couplings = base_params, {}
+        made = self._couplings[1]
+        if name not in made:
+            made[name] = coupling_of(name, self.drift, base_params)
+        return made[name]
+
+    def _first_coupled(self) -> str | None:
+        """The first method that does not pair at random, if there is one."""
+        names = (name for name in self.config.methods if self.config.coupling_of(name) != "independent")
+        return next(names, None)
 
     def _base_samples(self, base_params: Params) -> np.ndarray:
         """Samples of the base, for rehearsal: always the same ones, sampled once."""
@@ -177,8 +200,8 @@ class Workbench:
             chunk=config.eval_every,
             rate_flag="--learning-rate" if method.from_base else "--base-learning-rate",
             evaluated=method.evaluated,
-            # The pairs are the same for all methods, but for those that replay.
-            diagnoses_coupling=config.coupling != "independent" and name == config.methods[0],
+            # The pairs are the same for all methods under the coupling, but for those that replay.
+            diagnoses_coupling=name == self._first_coupled(),
             objective=method.objective,
             best=Best("w2"),
             checkpoint_every=config.checkpoint_every,

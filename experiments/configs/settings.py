@@ -286,6 +286,10 @@ class Settings(RunSettings):
             on_each = f"{rows} rows of a batch on each device (--batch-size {self.batch_size}, devices {num_devices})"
             require(fits, "controls.replay_every", every, f"a divisor of the {on_each}, at least 2")
 
+    def coupling_of(self, method: str) -> FineTuningCouplingName:
+        """How a method pairs noise and data."""
+        return self.coupling
+
     @property
     def num_evaluations(self) -> int | None:
         """Evaluations of the drift for a sample; None where their number is not known beforehand."""

@@ -11,6 +11,7 @@ import optax
 
 import gft_jax as gft
 from experiments.configs.images import Images
+from experiments.configs.settings import FineTuningCouplingName
 from experiments.devices import fuses_attention, runner_of
 from experiments.evaluator import NOISE_SEED, Evaluate
 from experiments.files import read_json
@@ -86,7 +87,7 @@ class ImageBench(Workbench):
             ValueError: if the run was begun with another base, or the base cannot be read.
         """
         first = self.config.seeds[0]
-        base_params = self._base(folder)
+        base_params = self.base(folder, cache)
         evaluate = self.scores(folder, base_params)
         folder.log_once({"kind": "floor", "seed": first, **self.floor()})
         scores, samples = evaluate(base_params)
@@ -112,7 +113,7 @@ class ImageBench(Workbench):
         """By what samples are compared with data."""
         return judged(self.data, self.config.feature_extractor())
 
-    def _base(self, folder: RunFolder) -> Params:
+    def base(self, folder: RunFolder, cache: Path) -> Params:
         """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none."""
         own = params_folder(folder.path, "base")
         new = init_params(self.module, jax.random.key(NEW_SEED), self.event_shape)
@@ -146,14 +147,18 @@ class ImageBench(Workbench):
 
     def _pairs(self, base_params: Params) -> gft.Batch:
         """Rows paired as in training, of the first batches of a stream of its own."""
-        stream = self._batches(self.config.batch_size, NOISE_SEED, base_params)
+        config = self.config
+        stream = self._batches(config.batch_size, NOISE_SEED, base_params, config.coupling)
         num = min(NUM_PAIRS, len(self.data.target))
-        drawn = [stream.batch(step) for step in range(-(-num // self.config.batch_size))]
+        drawn = [stream.batch(step) for step in range(-(-num // config.batch_size))]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num], *drawn)
 
-    def _batches(self, batch_size: int, seed: int, base_params: Params) -> Batches:
+    def _batches(
+        self, batch_size: int, seed: int, base_params: Params, coupling: FineTuningCouplingName
+    ) -> Batches:
         config, labels, x1 = self.config, self.data.labels, self.data.target
-        if self._potentials is not None:
+        if coupling == "semi-discrete":
+            assert self._potentials is not None, "the scores come first"
             return gft.pairing.chosen_batches(x1, self._potentials, batch_size=batch_size, seed=seed)
         conditions = {}
         count = self.task.num_classes
@@ -162,21 +167,21 @@ class ImageBench(Workbench):
             if config.label_dropout > 0:
                 null = np.int32(count)
                 conditions |= {"cond_dropout": config.label_dropout, "null_cond": null}
-        is_coupled = config.coupling != "independent"
+        is_coupled = coupling != "independent"
         return gft.pairing.batches(
             x1,
             batch_size=batch_size,
             seed=seed,
-            coupling=self._coupling(base_params) if is_coupled else None,
+            coupling=self._coupling(base_params, coupling) if is_coupled else None,
             pair_size=batch_size * config.coupled_batches if is_coupled else None,
             augment=gft.data.horizontal_flip() if config.flip else None,
             **conditions,
         )
 
-    def _coupling(self, base_params: Params) -> Coupling:
-        """That of the settings; with classes, pairs within each class alone."""
-        coupling: Any = super()._coupling(base_params)
-        if self.data.labels is None or self.config.coupling == "independent":
+    def _coupling(self, base_params: Params, name: FineTuningCouplingName) -> Coupling:
+        """That of the name; with classes, pairs within each class alone."""
+        coupling: Any = super()._coupling(base_params, name)
+        if self.data.labels is None or name == "independent":
             return coupling
         return gft.couplings.respecting_labels(coupling)
 

@@ -1,0 +1,1 @@
+"""Flows that sample in a few evaluations: the methods that are compared, their stages, scores and pictures."""

@@ -1,0 +1,154 @@
+"""What the methods of a few_steps run share: networks of one and of two times, scores, pairs, compiled steps."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import gft_jax as gft
+from experiments.configs.few_steps import FewSteps
+from experiments.data.shifted import ShiftedData
+from experiments.evaluator import Evaluate, evaluator, floor
+from experiments.few_steps.methods import FEW_STEP_METHODS
+from experiments.few_steps.scores import Flow, by_average, by_euler, few_step_scores
+from experiments.loop import Loop, Watch
+from experiments.methods import METHODS, Method
+from experiments.run_folder import RunFolder
+from experiments.workbench import Workbench
+from gft_jax.loading import describe_model, init_params
+from gft_jax.networks import two_time_params
+from gft_jax.pairing import Batches
+from gft_jax.types import Drift, Params
+
+PAIR_SEED = 20_261_124
+SECOND_TIME_SEED = 0
+"""Of the parameters of the second time, as `gft_jax.load` makes them for the base."""
+
+
+class FewStepsBench(Workbench):
+    """Makes the training loops; base, scores and pairs are made once."""
+
+    config: FewSteps
+
+    def __init__(self, config: FewSteps, data: ShiftedData):
+        super().__init__(config, data)
+        self.two_time_module = self.module.clone(two_times=True)
+        self.average = gft.drifts.two_times(gft.drifts.from_linen(self.two_time_module))
+        self._of_average = gft.drifts.instantaneous(self.average)
+        self._pairs: dict[tuple[str, int], gft.reflow.Pairs] = {}
+        self._scores: dict[bool, Evaluate] = {}
+
+    def velocity(self, name: str) -> Drift:
+        """The velocity of a method's flow."""
+        return self._of_average if FEW_STEP_METHODS[name].two_times else self.drift
+
+    def flow(self, name: str) -> Flow:
+        """How a method samples."""
+        return by_average(self.average) if FEW_STEP_METHODS[name].two_times else by_euler(self.drift)
+
+    def start(self, name: str, base_params: Params) -> Params:
+        """The base's parameters in the network of a method: the same velocity, whatever the second time."""
+        if not FEW_STEP_METHODS[name].two_times:
+            return base_params
+        fresh = init_params(self.two_time_module, jax.random.key(SECOND_TIME_SEED), self.event_shape)
+        return two_time_params(base_params, fresh)
+
+    def prepare_all(self, folder: RunFolder, cache: Path) -> tuple[Params, np.ndarray]:
+        """Base parameters, trained now or found, and samples of the base; logs the scores of the base and of real data.
+
+        Raises:
+            Stopped: if the semi-discrete coupling does not converge.
+        """
+        base_params = self.base(folder, cache)
+        if folder.is_writer:
+            names = [name for name in self.config.stages if FEW_STEP_METHODS[name].two_times]
+            describe_model(folder.path, self.module, self.event_shape, two_time_methods=names)
+        first = self.config.seeds[0]
+        folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})
+        scores, samples = self.evaluate("plain", base_params)(base_params)
+        folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})
+        return base_params, samples
+
+    def evaluate(self, name: str, base_params: Params) -> Evaluate:
+        """The scores of a method's parameters, compiled once for all methods of a kind."""
+        two_times = FEW_STEP_METHODS[name].two_times
+        if two_times not in self._scores:
+            of_drift = evaluator(
+                self.velocity(name),
+                self.start(name, base_params),
+                self.data,
+                self.path,
+                self.config.sampling_steps,
+            )
+            self._scores[two_times] = few_step_scores(self.flow(name), self.data, of_drift)
+        return self._scores[two_times]
+
+    def method(self, name: str) -> Method:
+        """Objective, cooling and optimiser of a method, whose cooling ends within its own steps."""
+        kind, config = (
+            FEW_STEP_METHODS[name],
+            dataclasses.replace(self.config, steps=self.config.steps_of(name)),
+        )
+        if not kind.two_times:
+            return METHODS["gradual-linear" if kind.gradual else "plain"](config, self.drift, self.path)
+        options: dict[str, Any] = {
+            "time_sampler": self.path.times,
+            "same_time": config.same_time,
+            "adaptive_power": kind.adaptive_power,
+        }
+        if not kind.gradual:
+            objective = gft.objectives.mean_flow(self.average, self.path.path, **options)
+            return Method(objective, gft.cooling.constant(temperature=0.0), optax.adam(config.learning_rate))
+        cooling = gft.cooling.linear(target_weight=(config.start_weight, 1.0), num_steps=config.cooling_steps)
+        objective = gft.objectives.gradual_mean_flow(self.average, self.path.path, **options)
+        return Method(objective, cooling, optax.adam(config.learning_rate))
+
+    def make_pairs(self, folder: RunFolder, name: str, seed: int, params: Params) -> None:
+        """The pairs that a round of reflow learns from, made now or found in RUN/pairs.
+
+        Args:
+            folder: of the run.
+            name: of the method.
+            seed: of the run.
+            params: of the method that it continues.
+        """
+        sample = functools.partial(_euler_samples, self.drift, self.config.pair_steps)
+        self._pairs[name, seed] = gft.reflow.make_pairs(
+            folder.path / "pairs" / f"{name}-seed{seed}",
+            sample,
+            params,
+            gft.pairing.standard_normal(self.event_shape),
+            num_pairs=self.config.num_pairs,
+            seed=seed + PAIR_SEED,
+            settings={"num_steps": self.config.pair_steps},
+            progress=folder.is_writer,
+        )
+
+    def stream(self, name: str, seed: int, base_params: Params) -> Batches:
+        """Training batches of a method: of data, or of the pairs that were made."""
+        if FEW_STEP_METHODS[name].after is None:
+            return super().stream(name, seed, base_params)
+        return gft.reflow.batches(self._pairs[name, seed], batch_size=self.config.batch_size, seed=seed)
+
+    def watch(self, folder: RunFolder, name: str, seed: int) -> Watch:
+        """As of any adaptation; adds what training has cost so far."""
+        keep = super().watch(folder, name, seed)
+
+        def cost(step: int, samples: np.ndarray) -> dict[str, float]:
+            kept = {} if keep is None else keep(step, samples)
+            return {**kept, "forward_evaluations": self.config.cost_at(name, step)}
+
+        return cost
+
+    def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
+        """The training loop of a method and seed, for as many steps as its cost allows."""
+        loop = super().loop(folder, name, seed, base_params)
+        return loop._replace(num_steps=self.config.steps_of(name))
+
+
+def _euler_samples(drift: Drift, num_steps: int, params: Any, x0: jax.Array, cond: Any) -> jax.Array:
+    return gft.sampling.sample_ode(drift, params, x0, cond=cond, num_steps=num_steps).x
