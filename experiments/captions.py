@@ -61,6 +61,20 @@ CAPTIONS = {
         "row: real, held-out images of the same classes, which are named below. {scale}",
         "Panels of images: a row for each training step, a column for each noise, real images in the last row.",
     ),
+    "few_steps.png": Caption(
+        "Few evaluations",
+        "Left and middle: distance to held-out data of samples in few evaluations of the network, at the end of "
+        "training; markers of one number of evaluations stand side by side. Samples are by Euler's method, or by steps "
+        "of the average velocity where a method learns one. Right: the distance of one-step samples at every "
+        "evaluation, against what training had cost by then, in forward evaluations for one row.",
+        "Three panels of lines, one for each method, that fall towards the floor.",
+    ),
+    "few_step_samples.png": Caption(
+        "Samples in few evaluations",
+        "First samples of the base and each method, not selected, of the same noise; in the plane over real ones in "
+        "grey. Columns: evaluations of the network for a sample. {scale}",
+        "A table of panels of samples: base and methods by row, evaluations by column.",
+    ),
     "convergence.png": Caption(
         "Convergence",
         "Distance between generated and held-out samples at every evaluation of the {parameters} parameters. Dotted: "
@@ -68,8 +82,8 @@ CAPTIONS = {
     ),
     "path_length.png": Caption(
         "Paths",
-        "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one Euler step; straight "
-        "paths lose little by it. Lines and bands as above.",
+        "Left: mean length of the sampling trajectories. Right: W₂ of samples made in one step, of Euler's "
+        "method or of an average velocity; straight paths lose little by one of Euler's. Lines and bands as above.",
     ),
     "path_kl.png": Caption(
         "Path KL to the base",

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import sampling_words
 from experiments.captions import CAPTIONS
+from experiments.method_words import DESCRIPTIONS, FEW_STEP_NOTES, TERMINAL_NOTES
 from experiments.plots import colour, family
 from experiments.reward import words as reward_words
 from experiments.summary import COLUMNS, NAMES, Column, TableRow
@@ -20,41 +21,7 @@ from gft_jax.loading import scores_average
 
 _STYLE = Path(__file__).with_name("page.css")
 
-DESCRIPTIONS = {
-    "gradual-linear": "gradual fine-tuning; the target weight rises linearly with the step.",
-    "gradual-self-paced": "gradual fine-tuning; the target weight rises as fast as the network follows.",
-    "plain": "flow matching on the target data, started at the base.",
-    "from-scratch": "flow matching on the target data, started at random parameters.",
-    "gradual-fast": "gradual fine-tuning; the target weight rises linearly, four times as fast.",
-    "gradual-cosine": "gradual fine-tuning; the target weight rises along half a cosine.",
-    "gradual-temperature": "gradual fine-tuning; the temperature falls linearly: most of the way is left to the end.",
-    "gradual-constant": "gradual fine-tuning at one temperature, without cooling.",
-    "plain-warmup": "plain, with a learning rate that rises as the target weight of gradual-linear does; under Adam "
-    "its effective target weight still runs far ahead of gradual-linear's.",
-    "plain-geometric": "plain, with a learning rate that rises geometrically, a thousandfold, over the cooling steps, "
-    "so that it leaves the base about as slowly as gradual-linear.",
-    "l2-sp": "plain, with an L2 penalty on the distance of the parameters from the base's.",
-    "prior-preservation": "plain, with a part of each batch taken from samples of the base.",
-    "distillation": "plain, with a penalty on the distance to the base on the base's own paths.",
-    "diff-tuning": "new data at noisy times, samples of the base at times near data (Diff-Tuning).",
-    "interpolated": "plain, evaluated at parameters between the base's and the fine-tuned ones (WiSE-FT).",
-    "terminal-target": "the terminal objective: flow matching on target rows of weight exp(-(1 - w) l), with l the "
-    "log-ratio of target and base; w as in gradual-linear.",
-    "terminal-base": "the same law from samples of the base of weight exp(w l).",
-    "terminal-reward": "the same law by memoryless adjoint matching, with w l as its reward, at λ = 1.",
-}
 _SAMPLING = ("num_evaluations", "sampling_steps", "tolerance", "guidance")
-
-TERMINAL_NOTES = (
-    "The terminal objective weights the end of the path, not the drift: at target weight w it leads to the law "
-    "q^w p^(1 - w) of target q and base p, another law than the one of the blended drift. At w = 1 both aim at q.",
-    "Its methods know the ratio of the two laws from a classifier alone: terminal-base and terminal-reward never see "
-    "the new data but through it. The weight ŵ that the network has reached says of the drift, not of the end law, how "
-    "far it has moved.",
-    "Below, ratio_log_loss is the held-out loss of the classifier in nats (log 2 = 0.69 where it knows nothing) and "
-    "ratio_steps_kept the step at which it was least. In the plane, ratio_rmse is the root mean squared difference to "
-    "the log-ratio of the two laws of the data, where that is finite; the law of the base model is a little another.",
-)
 
 
 def render(
@@ -267,6 +234,8 @@ def _notes(config: Mapping[str, Any], methods: Sequence[str]) -> str:
     notes = list(reward_words.NOTES) if is_reward else _adaptation_notes(config)
     if any(name.startswith("terminal") for name in methods):
         notes += TERMINAL_NOTES
+    if config.get("experiment") == "few_steps":
+        notes += FEW_STEP_NOTES
     if len(seeds) == 1:
         notes.append(
             "This is one seed: a calibration of the setting, not evidence for one method over another."

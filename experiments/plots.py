@@ -102,7 +102,7 @@ _CONVERGENCE = (
 )
 _PATHS = (
     Panel("path_length", "Length of the sampling paths", "shorter is straighter", "mean length"),
-    Panel("one_step_w2", "W₂ of samples in one Euler step", "lower is better", "W₂", floor="w2"),
+    Panel("one_step_w2", "W₂ of samples in one step", "lower is better", "W₂", floor="w2"),
 )
 
 

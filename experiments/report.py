@@ -20,6 +20,9 @@ from experiments import plots
 from experiments.card_page import card_section
 from experiments.cards import read_cards
 from experiments.coupling_section import coupling_section, unconverged
+from experiments.few_steps.columns import FEW_STEP_COLUMNS
+from experiments.few_steps.figures import by_evaluations, few_step_panels
+from experiments.few_steps.scores import FEW_STEP_SAMPLES
 from experiments.files import read_arrays, read_json, write_atomically
 from experiments.images.columns import IMAGE_COLUMNS
 from experiments.images.figures import as_shown, images_by_step, is_image_batch
@@ -101,7 +104,11 @@ def _methods(config: Mapping[str, Any], rows: Sequence[Record]) -> list[str]:
 def _table(
     config: Mapping[str, Any], rows: Sequence[Record], methods: Sequence[str]
 ) -> tuple[list[TableRow], list[Column]]:
-    columns = REWARD_COLUMNS if _is_reward(config) else (*COLUMNS, *TERMINAL_COLUMNS, *IMAGE_COLUMNS)
+    columns = (
+        REWARD_COLUMNS
+        if _is_reward(config)
+        else (*COLUMNS, *TERMINAL_COLUMNS, *FEW_STEP_COLUMNS, *IMAGE_COLUMNS)
+    )
     table = summarise(rows, methods, columns)
     held = set().union(*(row.cells for row in table))
     always = () if _is_reward(config) else COLUMNS
@@ -133,13 +140,20 @@ def _adaptation_pictures(
     motion, real = read_motion(folder, methods), samples.get("real")
     weights = target_weights(rows, methods, seed=next(iter(config.get("seeds", [])), 0))
     planar = any(is_planar(array.shape[1:]) for array in samples.values())
+    few = _read_samples(folder, FEW_STEP_SAMPLES)
+    of_few_steps = {
+        "few_steps.png": by_evaluations(rows, methods),
+        "few_step_samples.png": few_step_panels(few, real, methods),
+    }
     if not planar:
-        return _image_pictures(config, rows, samples, methods, motion)
+        figures, animations, absent = _image_pictures(config, rows, samples, methods, motion)
+        return of_few_steps | figures, animations, absent
     figures = {
         "scatter.png": scatters(samples, methods),
         "moving_samples.png": moving_samples(motion.snapshots, weights, real, methods),
         "trajectories.png": path_panels(motion.paths, real, methods),
         **_curves(rows, methods),
+        **of_few_steps,
     }
     animations = {"cooling.gif": cooling_animation(motion.snapshots, weights, real, methods)}
     return figures, animations, list(motion.absences(methods))
@@ -187,8 +201,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _read_samples(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / "samples.npz"
+def _read_samples(folder: Path, name: str = "samples.npz") -> dict[str, np.ndarray]:
+    path = folder / name
     return read_arrays(path) if path.is_file() else {}
 
 
@@ -230,7 +244,7 @@ def _absences_of(config: Mapping[str, Any], rows: Sequence[Record], row: TableRo
     if row.last_step is None:
         yield f"{row.method}: no evaluations."
         return
-    steps = setting(config, "steps")
+    steps = config.get("method_steps", {}).get(row.method, setting(config, "steps"))
     if steps is not None and row.last_step < steps:
         yield f"{row.method}: evaluated up to step {row.last_step} of {steps}."
     evaluated = runs(rows, "evaluation", row.method)

@@ -68,7 +68,8 @@ COLUMNS = (
            "Mean length of the sampling trajectories from noise to data at the last evaluation (Euclidean "
            "norm). At equal sample quality, shorter means straighter."),
     Column("one_step_w2", "1-step W2", "one-step W₂", _PATHS, "lower", 3, 1,
-           "W₂ at the last evaluation of samples made in one Euler step."),
+           "W₂ at the last evaluation of samples made in one step: of Euler's method, or of the average velocity where "
+           "a method learns one."),
     Column("retention", "drift change", "distance to base drift", _KEPT, "lower", 3, 1,
            "Root mean squared distance between the drift and the base's, on the base's own sampling paths: zero for "
            "the base itself. Moving away is what fine-tuning is for; moving further than needed is forgetting."),

@@ -16,8 +16,9 @@ from experiments.configs.digits import Digits
 from experiments.configs.settings import REPLAYING, Controls
 from experiments.configs.terminal import TerminalName
 from experiments.data.shifted import ShiftedData
+from experiments.few_steps.methods import FEW_STEP_METHODS, FewStepName
+from experiments.method_words import DESCRIPTIONS
 from experiments.methods import BASE_MAP_STEPS, METHODS, PATHS
-from experiments.page import DESCRIPTIONS
 from experiments.terminal.methods import TERMINAL_METHODS
 from gft_jax.objectives.path_rows import path_rows
 
@@ -76,7 +77,9 @@ def schedules(name, keeps_up):
 
 
 def test_every_method_is_in_the_tables():
-    assert [*METHODS, *TERMINAL_METHODS] == list(DESCRIPTIONS)
+    few = [name for name in FEW_STEP_METHODS if name not in METHODS]
+    assert [*METHODS, *TERMINAL_METHODS, *few] == list(DESCRIPTIONS)
+    assert tuple(FEW_STEP_METHODS) == get_args(FewStepName)
     assert tuple(TERMINAL_METHODS) == get_args(TerminalName)
     assert set(METHODS) == set(TABLE)
     assert {name for name in METHODS if method_of(name).replays} == REPLAYING

@@ -89,9 +89,9 @@ class FewSteps(Settings):
 
     def check(self) -> None:
         """Refuses settings that cannot work."""
-        super().check()
         for name in self.methods:
             require(name in FEW_STEP_METHODS, "methods", name, f"any of {', '.join(FEW_STEP_METHODS)}")
+        super().check()
         require(
             self.base_every == 1, "base_every", self.base_every, "1: average velocities need it on every row"
         )

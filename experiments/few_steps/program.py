@@ -8,14 +8,13 @@ from experiments.configs.few_steps import FewSteps
 from experiments.devices import check_devices
 from experiments.few_steps.bench import FewStepsBench
 from experiments.few_steps.methods import FEW_STEP_METHODS
-from experiments.few_steps.scores import few_step_samples
+from experiments.few_steps.scores import FEW_STEP_SAMPLES, few_step_samples
 from experiments.files import write_arrays
 from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.run_folder import RunFolder, open_run
 from gft_jax.types import Params
 
 NUM_IMAGES = 64
-FEW_STEP_SAMPLES = "few_step_samples.npz"
 
 
 def compare_few_steps(config: FewSteps, root: Path) -> RunFolder:

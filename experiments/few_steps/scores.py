@@ -15,6 +15,9 @@ from gft_jax.types import Drift, Params, TwoTimeDrift
 EVALUATIONS = (1, 2, 4, 8, 100)
 """Of the network, for a sample."""
 
+FEW_STEP_SAMPLES = "few_step_samples.npz"
+"""What `few_step_samples` gave of the base and every method, in a run folder."""
+
 Flow = Callable[[Params, Array, int], Array]
 """``(params, x0, evaluations)`` -> samples."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import DESCRIPTIONS
+from experiments.method_words import DESCRIPTIONS
 from experiments.study.cells import header, interval, number, quartiles, spread, title, verdict
 from experiments.study.findings import OURS, THEIRS
 from experiments.study.measures import MAX_GAP, MEASURES, until_weight
