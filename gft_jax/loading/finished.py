@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from flax import linen
 
+from gft_jax import networks
 from gft_jax.checkpoints import has_params, load_params
-from gft_jax.drifts import from_linen
+from gft_jax.drifts import from_linen, instantaneous, two_times
 from gft_jax.loading.model_files import described_model
 from gft_jax.loading.network_params import init_params
 from gft_jax.loading.run_files import CheckpointName, params_folder, scores_average
 from gft_jax.networks.lora import LowRank
-from gft_jax.types import Drift, Params
+from gft_jax.types import Drift, Params, TwoTimeDrift
 
 
 class Loaded(NamedTuple):
@@ -25,7 +27,8 @@ class Loaded(NamedTuple):
     params: Params
     """Parameters of the method that was asked for."""
     base_params: Params
-    """Parameters of the pretrained model that the run started from."""
+    """Parameters of the pretrained model that the run started from, as the drift takes them: of a method that gave it
+    a second time with one that has no effect."""
     event_shape: tuple[int, ...]
     """Shape of one sample."""
     method: str
@@ -35,6 +38,9 @@ class Loaded(NamedTuple):
     ``lora.merge(*params)`` those of the network alone."""
     averaged: bool = False
     """Whether ``params`` are averaged ones."""
+    average: TwoTimeDrift | None = None
+    """The average velocity ``average(params, t, s, x, cond=None)`` of a method that has one, for
+    `gft_jax.sampling.sample_average`. The drift is then its velocity, ``average`` at s = t."""
 
 
 def load(
@@ -47,8 +53,9 @@ def load(
 ) -> Loaded:
     """Drift and parameters of a finished run, or of a model that `save_model` or an import kept.
 
-    The drift is the network as it is. Where weights that predict noise were imported, it is no velocity before
-    `gft_jax.drifts.from_convention`; `check_velocity` tells.
+    The drift is the network as it is; of one with two times its velocity, and beside it there is the average velocity.
+    Where weights that predict noise were imported, it is no velocity before `gft_jax.drifts.from_convention`;
+    `check_velocity` tells.
 
     Args:
         run: folder of the run, or of the model.
@@ -64,7 +71,8 @@ def load(
             checkpoint's averaged parameters in a run that scores raw ones, and the other way round.
     """
     run = Path(run)
-    module, event_shape, lora = described_model(run)
+    described = described_model(run)
+    event_shape, lora = described.event_shape, described.lora
     config: dict[str, Any] = {"methods": ["base"]}
     if (run / "config.json").is_file():
         config = json.loads((run / "config.json").read_text())
@@ -82,16 +90,30 @@ def load(
         raise ValueError(
             f"{run} has no finished parameters {folder.name}; there are: {', '.join(there) or 'none'}"
         )
-    like = jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
-    base_params = load_params(params_folder(run, "base"), like)
-    drift = from_linen(module)
-    if lora is None:
-        return Loaded(drift, load_params(folder, like), base_params, event_shape, name, None, averaged)
-    drift, params = lora.on_activations(drift), base_params
-    if name != "base":
-        adapters = jax.eval_shape(lambda: lora.adapter.init(jax.random.key(0), like))
+    module, base_like = described.network_of(name), _like(described.module, event_shape)
+    base_params = load_params(params_folder(run, "base"), base_like)
+    if name in described.two_time_methods:
+        initial = init_params(module, jax.random.key(0), event_shape)
+        base_params = networks.two_time_params(base_params, initial)
+    drift, average = from_linen(module), None
+    if lora is not None:
+        drift = lora.on_activations(drift)
+    if getattr(module, "two_times", False):
+        average = two_times(drift)
+        drift = instantaneous(average)
+    if name == "base":
+        params = base_params
+    elif lora is None:
+        params = load_params(folder, _like(module, event_shape))
+    else:
+        adapters = jax.eval_shape(lambda: lora.adapter.init(jax.random.key(0), base_like))
         params = lora.adapter.apply(load_params(folder, adapters), base_params)
-    return Loaded(drift, params, base_params, event_shape, name, lora, averaged)
+    return Loaded(drift, params, base_params, event_shape, name, lora, averaged, average)
+
+
+def _like(module: linen.Module, event_shape: tuple[int, ...]) -> Params:
+    """Shapes and dtypes of the parameters of a network."""
+    return jax.eval_shape(lambda: init_params(module, jax.random.key(0), event_shape))
 
 
 def _averaged(
