@@ -248,12 +248,21 @@ def test_a_described_two_time_network_is_found_again(tmp_path, name):
     gft.loading.save_model(tmp_path, twice, params, x.shape[1:])
     loaded = gft.load(tmp_path)
     assert loaded.event_shape == x.shape[1:]
-    drifts = [two_times(drift) for drift in (loaded.drift, from_linen(twice))]
-    ours, expected = jax.jit(
-        lambda *both: [drift(each, T, S, x, cond) for drift, each in zip(drifts, both, strict=True)]
-    )(loaded.params, params)
+    assert loaded.average is not None
+    drifts = [loaded.average, two_times(from_linen(twice))]
+    moved = jax.tree.map(lambda leaf: leaf + 0.05, params)
+
+    @jax.jit
+    def both(params, moved):
+        velocity = loaded.drift(moved, T, x, cond), drifts[1](moved, T, T, x, cond)
+        return [drift(params, T, S, x, cond) for drift in drifts], velocity, drifts[1](moved, T, S, x, cond)
+
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    (ours, expected), velocity, average = both(params, moved)
     np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(*velocity)
     assert np.abs(expected).max() > 0.1
+    assert np.abs(average - velocity[1]).max() > 1e-4  # power
 
 
 def test_a_described_two_time_network_with_adapters_is_found_again(tmp_path):
@@ -268,7 +277,9 @@ def test_a_described_two_time_network_with_adapters_is_found_again(tmp_path):
     adapted = LoRAParams(loaded.base_params, adapters)
     merged = two_times(from_linen(twice))(lora.merge(*adapted), T, S, x, cond)
     assert np.abs(merged - expected).max() > 1e-2
-    for drift in (loaded.drift, lora.by_merging(from_linen(twice))):
-        np.testing.assert_array_equal(two_times(drift)(loaded.params, T, S, x, cond), expected)
-        ours = two_times(drift)(adapted, T, S, x, cond)
+    assert loaded.average is not None
+    for average in (loaded.average, two_times(lora.by_merging(from_linen(twice)))):
+        np.testing.assert_array_equal(average(loaded.params, T, S, x, cond), expected)
+        ours = average(adapted, T, S, x, cond)
         np.testing.assert_allclose(ours, merged, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(loaded.drift(adapted, T, x, cond), loaded.average(adapted, T, T, x, cond))

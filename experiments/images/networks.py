@@ -70,9 +70,9 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
         raise ValueError(
             f"--base is {folder}, and there is no such folder; give that of a finished run or of a model"
         )
-    module, event_shape, _ = described_model(folder)
+    described = described_model(folder)
     check_velocity(folder)
-    _check_condition(folder, module)
+    _check_condition(folder, described.module)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"methods": ["base"]}
     methods = [*config["methods"], "base"]
@@ -87,8 +87,8 @@ def pretrained(folder: Path, method: str | None) -> Pretrained:
     return Pretrained(
         folder,
         name,
-        module,
-        event_shape,
+        described.network_of(name),
+        described.event_shape,
         tuple(config.get("classes", ())),
         config.get("config", {}).get("path"),
     )

@@ -18,7 +18,7 @@ def own_base(run: Path) -> Pretrained | None:
     """
     if not has_params(params_folder(run, "base")):
         return None
-    module, event_shape, _ = described_model(run)
+    described = described_model(run)
     facts = read_json(run / "config.json")
     classes, path = tuple(facts.get("classes", ())), facts.get("config", {}).get("path")
-    return Pretrained(run, "base", module, event_shape, classes, path)
+    return Pretrained(run, "base", described.module, described.event_shape, classes, path)

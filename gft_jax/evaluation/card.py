@@ -13,20 +13,27 @@ from jaxtyping import Array, Key
 from gft_jax.conditions import check_rows
 from gft_jax.couplings import Coupling
 from gft_jax.diffusions import Diffusion
+from gft_jax.drifts.two_times import check_two_times
 from gft_jax.evaluation.arguments import Samples, check_count, check_sets, check_source_rows, checked_number
 from gft_jax.evaluation.contents import CardArrays, ReportCard
 from gft_jax.evaluation.groups import Subject, diversity, efficiency, quality, retention
 from gft_jax.evaluation.judge import Judge, RealSet
-from gft_jax.evaluation.nfe import NfeCurve, checked_grids, curve_points, solve, solver_name
+from gft_jax.evaluation.nfe import NfeCurve, checked_grids, curve_points
 from gft_jax.evaluation.rollouts import path_kl_by_row, roll_out, squared_velocity_distances
+from gft_jax.evaluation.solves import solve, solver_name
 from gft_jax.metrics import extract_features
 from gft_jax.metrics.resampling import generator
 from gft_jax.pairing import Source, standard_normal
 from gft_jax.paths import Path
-from gft_jax.sampling import time_grids
+from gft_jax.sampling import sample_average, time_grids
 from gft_jax.sampling.row_keys import row_keys
 from gft_jax.sampling.steps import evaluations_per_step
-from gft_jax.types import Drift
+from gft_jax.types import Drift, TwoTimeDrift
+
+_OF_AVERAGE = (
+    "one step W2 is of one step of the average velocity, and the curve has points of it; all else is of the velocity "
+    "u(t, t, x)"
+)
 
 
 def report_card(
@@ -57,6 +64,7 @@ def report_card(
     num_halves: int = 100,
     num_floors: int = 10,
     chunk_size: int | None = None,
+    average: TwoTimeDrift | None = None,
 ) -> ReportCard:
     """How good a fine-tuned flow is, what its samples cost, how varied they are, and what is left of the base.
 
@@ -68,8 +76,8 @@ def report_card(
       floor, where samples repeat what the drift was trained on.
     * *Efficiency*: mean path length, kinetic energy, straightness, normalised path energy (its interval for the W2
       between source and data as measured), rank correlation of velocity variance and time (`spearman`: -1 where paths
-      bend early, +1 late; nothing where they are straight but for rounding), W2 of samples by one Euler step, and the
-      curve of quality against evaluations.
+      bend early, +1 late; nothing where they are straight but for rounding), W2 of samples by one Euler step (of the
+      average velocity where there is one, as a note then says), and the curve of quality against evaluations.
     * *Diversity*: mean pairwise distance, Vendi score (likewise a Gaussian kernel), precision, recall, density and
       coverage by five neighbours. With an extractor, all but the first are of features.
     * *Retention*: root mean squared distance between drift and base drift on the base's own sampling paths (over at
@@ -124,12 +132,15 @@ def report_card(
         num_halves: of each interval, >= 2.
         num_floors: pairs of real sets in each floor, >= 1.
         chunk_size: of all that evaluates a drift, see `gft_jax.sampling.sample_ode`.
+        average: the average velocity whose velocity ``drift`` is (`gft_jax.drifts.instantaneous`), of the same
+            parameters: it has points of its own in the curve, and the one-step samples are its. All else is of
+            ``drift``. None for none.
 
     Raises:
         ValueError: for numbers out of range, too few data (how many there must be), unlike events, samples that are
-            not finite; an extractor that `gft_jax.metrics.extract_features` refuses; samples of drift or base that are
-            not finite, with their number. Solves of the curve that fail are points with a ``failure``; an SDE that
-            diverges is a note.
+            not finite; an average velocity without a second time; an extractor that
+            `gft_jax.metrics.extract_features` refuses; samples of drift or base that are not finite, with their
+            number. Solves of the curve that fail are points with a ``failure``; an SDE that diverges is a note.
     """
     held = np.asarray(held_out)
     check_sets(held, fresh, old_data, training_data)
@@ -144,6 +155,8 @@ def report_card(
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     evaluations_per_step(solver)
+    if average is not None:
+        check_two_times(average)
     grids = checked_grids(nfe_solvers, nfe_steps, time_grids.uniform)
     check_rows("cond", cond, num)
     key_noise, key_rows, key_halves, key_floors, key_quality, key_sde = jax.random.split(key, 6)
@@ -167,11 +180,16 @@ def report_card(
         roll_out(name, drift, weights, x0, cond, solver, num_steps, chunk_size, stepsize_controller)
         for name, weights in (("the fine-tuned drift", params), ("the base", base_params))
     )
-    one_step = solve(drift, params, x0, cond, time_grids.uniform(1), diffrax.Euler(), chunk_size).x
-    points = curve_points(drift, params, x0, real.reference, nfe_solvers, grids, cond, chunk_size)
+    if average is None:
+        one_step = solve(drift, params, x0, cond, time_grids.uniform(1), diffrax.Euler(), chunk_size).x
+    else:
+        one_step = sample_average(average, params, x0, cond=cond, chunk_size=chunk_size).x
+    points = curve_points(drift, params, x0, real.reference, nfe_solvers, grids, cond, chunk_size, average)
     times, squares = squared_velocity_distances(drift, params, base_params, base, cond, chunk_size)
 
     judge, notes = Judge(key_halves, key_floors, level, num_halves, num_floors), []
+    if average is not None:
+        notes.append(_OF_AVERAGE)
     subject = Subject(
         student=student,
         base=base,

@@ -74,7 +74,7 @@ class ReportCard(NamedTuple):
     nfe_curve: NfeCurve
     """Quality against evaluations."""
     notes: tuple[str, ...]
-    """What could not be measured, and why."""
+    """What could not be measured, and why; and whether there is an average velocity."""
     arrays: CardArrays
     """What figures are drawn from."""
     num_samples: int

@@ -4,19 +4,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
 from gft_jax.conditions import check_rows
+from gft_jax.drifts.two_times import check_two_times
 from gft_jax.evaluation.arguments import Samples, check_count
+from gft_jax.evaluation.solves import failure, solve, solver_name
 from gft_jax.metrics import energy_distance, w2
 from gft_jax.metrics.resampling import generator
-from gft_jax.metrics.rows import LARGEST, check_array, flat_pair, flat_rows
-from gft_jax.sampling import OdeSample, sample_ode, time_grids
+from gft_jax.metrics.rows import check_array, flat_pair, flat_rows
+from gft_jax.sampling import AverageSample, OdeSample, sample_average, time_grids
 from gft_jax.sampling.steps import evaluations_per_step
-from gft_jax.types import Drift
+from gft_jax.types import Drift, TwoTimeDrift
+
+AVERAGE_VELOCITY = "average velocity"
+"""What stands for the solver where samples are by steps of an average velocity."""
 
 TimeGrid = Callable[[int], np.ndarray]
 """Number of steps -> flow times ``[num_steps + 1]``, such as those of `gft_jax.sampling.time_grids`."""
@@ -26,7 +30,7 @@ class NfePoint(NamedTuple):
     """Samples of one solver with one number of steps."""
 
     solver: str
-    """Name of the solver."""
+    """Name of the solver, or `AVERAGE_VELOCITY`."""
     num_steps: int
     """Steps taken."""
     num_evaluations: int
@@ -43,7 +47,8 @@ class NfeCurve(NamedTuple):
     """Quality against evaluations, and what real samples would score."""
 
     points: tuple[NfePoint, ...]
-    """Solvers in the order given, and numbers of steps in the order given within each."""
+    """Solvers in the order given and after them the average velocity, and numbers of steps in the order given within
+    each."""
     floor_w2: float
     """W2 of other real samples to the same data."""
     floor_energy_distance: float
@@ -65,6 +70,7 @@ def nfe_curve(
     cond: Any = None,
     time_grid: TimeGrid = time_grids.uniform,
     chunk_size: int | None = None,
+    average: TwoTimeDrift | None = None,
 ) -> NfeCurve:
     """Distances of samples to data, for solvers and numbers of steps, beside the evaluations that each has cost.
 
@@ -76,9 +82,11 @@ def nfe_curve(
     Bias: W2 is above the distance of the laws, by about as much as its floor is above 0; the energy distance has
     none (see `gft_jax.metrics`). The floor is one pair of real sets; `gft_jax.metrics.floor` has the mean over many.
 
+    With an average velocity there are points of `gft_jax.sampling.sample_average` besides, by the same numbers of
+    steps, each of one evaluation; their solver is called ``average velocity``.
+
     A solve that fails, or ends so far out that squares overflow, is a point with its ``failure`` and without
-    distances; no other is touched. Each combination is
-    a program of its own to compile, about half a second.
+    distances; no other is touched. Each combination is a program of its own to compile, about half a second.
 
     Args:
         drift: the velocity field.
@@ -92,13 +100,18 @@ def nfe_curve(
         cond: conditions of the rows of x0: a pytree of ``[num_x0, ...]``, or None.
         time_grid: flow times by number of steps.
         chunk_size: see `gft_jax.sampling.sample_ode`.
+        average: the average velocity whose velocity ``drift`` is (`gft_jax.drifts.instantaneous`), of the same
+            parameters; None for none.
 
     Raises:
         ValueError: for no solvers or steps, one of them twice or out of range, a grid that does not run from noise to
             data in as many steps; different events; fewer than two samples, or two for the floor; samples, source
-            rows among them, that are not finite; conditions that are not one for each source row.
+            rows among them, that are not finite; conditions that are not one for each source row; an average velocity
+            without a second time.
     """
     grids = checked_grids(solvers, num_steps, time_grid)
+    if average is not None:
+        check_two_times(average)
     check_array("x0", x0, "[num, *event]")
     # Half of the data are for the floor, if nothing else is.
     for name, rows, least in (("x0", x0, 2), ("data", data, 4 if fresh is None else 2), ("fresh", fresh, 2)):
@@ -117,7 +130,7 @@ def nfe_curve(
         others = np.asarray(fresh)
         others = others[:num] if random is None else others[random.permutation(len(others))[:num]]
     rows, row_cond = jax.tree.map(lambda leaf: leaf[:num], (x0, cond))
-    points = curve_points(drift, params, rows, reference, solvers, grids, row_cond, chunk_size)
+    points = curve_points(drift, params, rows, reference, solvers, grids, row_cond, chunk_size, average)
     return NfeCurve(points, w2(others, reference), energy_distance(others, reference), num)
 
 
@@ -130,15 +143,15 @@ def curve_points(
     grids: dict[int, np.ndarray],
     cond: Any,
     chunk_size: int | None,
+    average: TwoTimeDrift | None,
 ) -> tuple[NfePoint, ...]:
     """Points of `nfe_curve`, from as many source rows as there are real ones."""
 
-    def point(solver: diffrax.AbstractSolver, count: int) -> NfePoint:
-        sample = solve(drift, params, x0, cond, grids[count], solver, chunk_size)
+    def point(name: str, count: int, sample: OdeSample | AverageSample) -> NfePoint:
         failed = failure(sample)
         x = np.asarray(sample.x)
         return NfePoint(
-            solver_name(solver),
+            name,
             count,
             int(np.max(sample.num_evaluations)),
             w2(x, reference) if failed is None else None,
@@ -146,81 +159,16 @@ def curve_points(
             failed,
         )
 
-    return tuple(point(solver, count) for solver in solvers for count in grids)
-
-
-def solve(
-    drift: Drift,
-    params: Any,
-    x0: Samples,
-    cond: Any,
-    times: np.ndarray,
-    solver: diffrax.AbstractSolver,
-    chunk_size: int | None,
-    *,
-    save_steps: bool = False,
-    controller: diffrax.AbstractStepSizeController | None = None,
-) -> OdeSample:
-    """The ODE along a grid, in one program; in several only by chunks, whose loop no program can hold.
-
-    With a controller the steps are its own, and the grid is where the way is looked at.
-    """
-    grid = tuple(times.tolist())
-    if chunk_size is None:
-        return _solve(drift, params, x0, cond, grid, solver, save_steps, controller)
-    return sample_ode(
-        drift,
-        params,
-        x0,
-        cond=cond,
-        solver=solver,
-        chunk_size=chunk_size,
-        **_steps(grid, save_steps, controller),
-    )
-
-
-@eqx.filter_jit
-def _solve(
-    drift: Drift,
-    params: Any,
-    x0: Any,
-    cond: Any,
-    times: tuple[float, ...],
-    solver: diffrax.AbstractSolver,
-    save_steps: bool,
-    controller: diffrax.AbstractStepSizeController | None,
-) -> OdeSample:
-    return sample_ode(drift, params, x0, cond=cond, solver=solver, **_steps(times, save_steps, controller))
-
-
-def _steps(
-    times: tuple[float, ...], save_steps: bool, controller: diffrax.AbstractStepSizeController | None
-) -> dict[str, Any]:
-    if controller is None:
-        return {"times": times, "save_steps": save_steps}
-    return {"stepsize_controller": controller, "save_at": times if save_steps else None}
-
-
-def failure(sample: OdeSample) -> str | None:
-    """None for a solve that succeeded with samples that can be measured, or in what it failed."""
-    x = np.asarray(sample.x, np.float64).reshape(len(sample.x), -1)
-    num_bad = int(np.sum(~np.isfinite(x).all(axis=1)))
-    if num_bad:
-        return f"{num_bad} of {len(x)} samples are not finite"
-    if not np.all(sample.succeeded):
-        return "the solver did not reach the end"
-    num_far = int(np.sum((np.abs(x) > LARGEST).any(axis=1)))
-    return (
-        f"{num_far} of {len(x)} samples are beyond {LARGEST:g}, and their squares overflow"
-        if num_far
-        else None
-    )
-
-
-def solver_name(solver: diffrax.AbstractSolver) -> str:
-    """Name of a solver, e.g. ``Tsit5`` or ``HalfSolver(Euler)``."""
-    name = type(solver).__name__
-    return f"{name}({solver_name(solver.solver)})" if isinstance(solver, diffrax.HalfSolver) else name
+    points = [
+        point(solver_name(solver), count, solve(drift, params, x0, cond, grid, solver, chunk_size))
+        for solver in solvers
+        for count, grid in grids.items()
+    ]
+    if average is not None:
+        for count, grid in grids.items():
+            sample = sample_average(average, params, x0, cond=cond, times=grid, chunk_size=chunk_size)
+            points.append(point(AVERAGE_VELOCITY, count, sample))
+    return tuple(points)
 
 
 def checked_grids(

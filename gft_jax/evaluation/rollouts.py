@@ -14,7 +14,7 @@ from gft_jax.couplings import Coupling
 from gft_jax.diffusions import Diffusion, memoryless
 from gft_jax.drifts import as_score, as_sde_drift, evaluate
 from gft_jax.evaluation.contents import in_steps
-from gft_jax.evaluation.nfe import failure, solve, solver_name
+from gft_jax.evaluation.solves import failure, solve, solver_name
 from gft_jax.metrics import kinetic_energy, path_kl, path_length, straightness, velocity_variance
 from gft_jax.paths import Path
 from gft_jax.sampling import sample_sde, time_grids
