@@ -65,7 +65,7 @@ class FewStepsBench(Workbench):
         """
         base_params = self.base(folder, cache)
         if folder.is_writer:
-            names = [name for name in self.config.stages if FEW_STEP_METHODS[name].two_times]
+            names = tuple(name for name in self.config.stages if FEW_STEP_METHODS[name].two_times)
             describe_model(folder.path, self.module, self.event_shape, two_time_methods=names)
         first = self.config.seeds[0]
         folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})

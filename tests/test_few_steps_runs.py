@@ -1,0 +1,126 @@
+"""The few_steps experiment from the command line: a tiny run in each domain, what it leaves, and its continuation."""
+
+import json
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from programs import call
+
+import gft_jax as gft
+from experiments import evaluate, loop, sample, train
+from experiments.few_steps.scores import EVALUATIONS, FEW_STEP_SAMPLES, w2_at
+from experiments.files import read_arrays
+
+TINY = shlex.split(
+    "--steps 20 --eval-every 5 --base-steps 5 --hidden 8 --depth 1 --batch-size 16 --sampling-steps 4 --num-pairs 20 "
+    "--pair-steps 2 --num-target 40"
+)
+METHODS = ("gradual-linear", "reflow", "gradual-mean-flow-coupled")
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with a finished tiny run of each domain in it."""
+    folder = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        for domain in ("toy2d", "digits"):
+            arguments = ["--domain", domain, "--out", domain, *TINY, "--methods", *METHODS]
+            assert call(monkeypatch, train, "few_steps", *arguments) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", ["toy2d", "digits"])
+def test_a_run_leaves_scores_by_evaluations_and_by_cost(workspace, domain):
+    run = workspace / domain
+    config, rows = json.loads((run / "config.json").read_text()), rows_of(run)
+    assert config["methods"] == ["gradual-linear", "gradual-half", "reflow", "gradual-mean-flow-coupled"]
+    for name in config["methods"]:
+        evaluated = [row for row in rows if row["kind"] == "evaluation" and row["method"] == name]
+        assert evaluated[-1]["step"] == config["method_steps"][name]
+        assert evaluated[-1]["forward_evaluations"] == config["method_cost"][name]
+        assert len({row["forward_evaluations"] for row in evaluated}) == len(evaluated)
+        assert len({evaluated[-1][w2_at(count)] for count in EVALUATIONS}) == len(EVALUATIONS)
+    # What reflow starts at is what its pairs come from.
+    ends = {
+        name: [row for row in rows if row.get("method") == name and "w2" in row] for name in config["methods"]
+    }
+    assert ends["reflow"][0]["w2"] == ends["gradual-half"][-1]["w2"]
+    page = (run / "report.html").read_text()
+    assert "Few evaluations" in page
+    assert "evaluated up to step" not in page  # none is told to be unfinished
+    assert (run / "few_steps.png").stat().st_size > 10_000
+    assert (run / "few_step_samples.png").stat().st_size > 10_000
+    few = read_arrays(run / FEW_STEP_SAMPLES)
+    assert list(few) == ["base", *config["methods"]]
+    assert {len(samples) for samples in few.values()} == {len(EVALUATIONS)}
+
+
+@pytest.mark.slow
+def test_its_methods_are_loaded_sampled_and_judged(workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace)
+    run = workspace / "toy2d"
+    loaded = gft.load(run, "gradual-mean-flow-coupled")
+    assert loaded.average is not None
+    assert gft.load(run, "reflow").average is None
+    # The very samples that the run has kept, in one evaluation.
+    few = read_arrays(run / FEW_STEP_SAMPLES)["gradual-mean-flow-coupled"]
+    key = jax.random.split(jax.random.key(20_260_122))[0]
+    noise = jax.random.normal(key, (512, 2))[: few.shape[1]]
+    again = gft.sampling.sample_average(loaded.average, loaded.params, noise).x
+    np.testing.assert_allclose(again, few[0], rtol=1e-4, atol=1e-5)
+    arguments = ["toy2d", "--method", "gradual-mean-flow-coupled", "--num-steps", 2, "--num-samples", 5]
+    assert call(monkeypatch, sample, *arguments, "--solver", "average") == 0
+    assert "5 samples, 2 evaluations" in capsys.readouterr().out
+    assert call(monkeypatch, sample, "toy2d", "--method", "reflow", "--solver", "average") == 2
+    assert "average" in capsys.readouterr().err
+    few_samples = ["--num-samples", 12, "--num-halves", 2, "--nfe-steps", 1, 2]
+    assert call(monkeypatch, evaluate, "toy2d", "--method", "gradual-mean-flow-coupled", *few_samples) == 0
+    card = json.loads((run / "cards" / "gradual-mean-flow-coupled-seed0" / "card.json").read_text())
+    solvers = {point["solver"] for point in card["nfe_curve"]["points"]}
+    assert solvers == {"Euler", "Midpoint", "average velocity"}
+    assert any("path KL" in note for note in card["notes"])
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_continues_to_the_same_numbers(workspace, monkeypatch, capsys):
+    """Interrupted in the middle of reflow, whose pairs are on disk then."""
+    monkeypatch.chdir(workspace)
+    row = loop.Loop._row
+
+    def interrupted(self, kind, **values):
+        if (self.method, kind, values.get("step")) == ("reflow", "evaluation", 5):
+            raise KeyboardInterrupt
+        return row(self, kind, **values)
+
+    arguments = ["--out", "interrupted", *TINY, "--methods", *METHODS]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_row", interrupted)
+        assert call(monkeypatch, train, "few_steps", *arguments) == 130
+    pairs = workspace / "interrupted" / "pairs" / "reflow-seed0"
+    made = (pairs / "x1.npy").stat().st_mtime_ns
+    assert call(monkeypatch, train, "few_steps", *arguments, "--resume") == 0
+    assert (pairs / "x1.npy").stat().st_mtime_ns == made
+    assert "gradual-half (seed 0): finished before" in capsys.readouterr().out
+
+    def numbers(run):
+        return [row for row in rows_of(run) if row["kind"] != "timing"]
+
+    assert numbers(workspace / "interrupted") == numbers(workspace / "toy2d")
+
+
+def test_unknown_methods_and_experiments_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, train, "few-step") == 2
+    assert "Did you mean 'few_steps'?" in capsys.readouterr().err
+    assert call(monkeypatch, train, "few_steps", "--methods", "l2-sp") == 2
+    assert call(monkeypatch, train, "few_steps", "--num-pairs", "0") == 2
+    assert "--num-pairs is 0" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
