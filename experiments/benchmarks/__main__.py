@@ -7,6 +7,7 @@ python -m experiments.benchmarks sampling   the ODE beside torchdiffeq and torch
 python -m experiments.benchmarks adjoint    updates of truncated adjoint matching beside the full adjoint
 python -m experiments.benchmarks cheaper    reward and distance bought with cheaper updates, at equal number and time
 python -m experiments.benchmarks convolutions  the adjoint of a convolutional network beside the same by hand
+python -m experiments.benchmarks average    training on average velocities, also gradual, beside flow matching
 python -m experiments.benchmarks pairing    time of a pairing, and how near it is to the optimal one, by rows
 python -m experiments.benchmarks pot        couplings beside POT's exact solver; needs the extra "bench"
 python -m experiments.benchmarks prefetching  training steps whose batches are coupled ahead, beside uncoupled ones
@@ -38,6 +39,7 @@ Which = Literal[
     "adjoint",
     "cheaper",
     "convolutions",
+    "average",
     "pairing",
     "pot",
     "prefetching",
@@ -79,6 +81,7 @@ _RACES = {
     "unet": _Race("unet", 1, (32, 64), _TORCHCFM),
     "adjoint": _Race("adjoint", 10, (64, 256), {}),
     "convolutions": _Race("convolutions", 3, (16, 32), {}),
+    "average": _Race("average", 10, (64, 256), {}),
     "pot": _Race("against_pot", 20, (256, 1024), {"ot": "POT"}),
     "prefetching": _Race("prefetching", 10, (256,), {}),
     "data": _Race("data", 10, (256,), {}),
@@ -100,12 +103,12 @@ def benchmark(
 
     Args:
         which: what is measured.
-        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper:
-            10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing, sit: 5, unet: 1); at width 64 it is four
-            times as often.
-        widths: widths of the network, by default 64 128 256 512 (sampling, adjoint: 64 256; cheaper: 128, and a single
-            one; prefetching, data, overheads: 256; convolutions, unet, numbers of channels: 16 32, 32 64; pairing,
-            pot, numbers of rows: 64 to 8192, 256 and 1024).
+        rounds: how often each program runs at width 256 and above, 20 times by default (sampling: 5, adjoint, cheaper,
+            average: 10, convolutions: 3, prefetching, data: 10, overheads: 20, pairing, sit: 5, unet: 1); at width 64
+            it is four times as often.
+        widths: widths of the network, by default 64 128 256 512 (sampling, adjoint, average: 64 256; cheaper: 128, and
+            a single one; prefetching, data, overheads: 256; convolutions, unet, numbers of channels: 16 32, 32 64;
+            pairing, pot, numbers of rows: 64 to 8192, 256 and 1024).
         points: distances: number of points of each set, 10,000 by default.
         out: folder of the table.
         one_core: keep to one core, where other programs disturb less; torchcfm and unet always do.

@@ -71,9 +71,15 @@ def plain(work: Work) -> gft.FineTuner:
 def gradual(work: Work, base_every: int) -> gft.FineTuner:
     """Gradual fine-tuning while it cools, so that the base is evaluated."""
     objective = gft.objectives.gradual(gft.drifts.from_linen(work.module), base_every=base_every)
-    # A schedule, not a constant: at a constant temperature XLA would drop the choice whether to evaluate the base.
-    cooling = gft.cooling.linear(target_weight=(0.05, 1.0), num_steps=10_000_000)
-    return gft.finetuner(objective, optax.adam(LEARNING_RATE), cooling, averaging=AVERAGING)
+    return gft.finetuner(objective, optax.adam(LEARNING_RATE), cooling(), averaging=AVERAGING)
+
+
+def cooling() -> gft.cooling.Cooling:
+    """A schedule whose end no measurement reaches.
+
+    Not a constant: at a constant temperature XLA would drop the choice whether to evaluate the base.
+    """
+    return gft.cooling.linear(target_weight=(0.05, 1.0), num_steps=10_000_000)
 
 
 def check_handwritten(work: Work, step: handwritten.Step, tuner: gft.FineTuner) -> None:
@@ -89,8 +95,10 @@ def check_handwritten(work: Work, step: handwritten.Step, tuner: gft.FineTuner) 
     handwritten.check_agreement(ours, library, LEARNING_RATE, _CHECKED_STEPS)
 
 
-def training(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batches: Sequence[Any]) -> Entrant:
-    """A chunk of training: once through the batches, then wait."""
+def training(
+    step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batches: Sequence[Any], steps: int = CHUNK
+) -> Entrant:
+    """A block of training, of so many steps: once through the batches, then wait."""
 
     def run() -> None:
         nonlocal state
@@ -98,7 +106,7 @@ def training(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batches: S
             state, _ = step(state, batch)
         jax.block_until_ready(state)
 
-    return Entrant(run, CHUNK)
+    return Entrant(run, steps)
 
 
 def entrants(work: Work) -> dict[str, Entrant]:
