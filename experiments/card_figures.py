@@ -12,8 +12,8 @@ from experiments.plots import STYLE
 from gft_jax.evaluation import NfeCurve, ReportCard
 
 _DRIFT, _BASE, _FLOOR = "#0072B2", "#808080", "#3c3c3c"
-_SOLVERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D")
+_SOLVERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_MARKERS = ("o", "s", "^", "D", "v")
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 

@@ -108,13 +108,17 @@ def evaluate(config: Evaluate) -> Iterator[tuple[Path, ReportCard]]:
         raise ValueError(
             "--seed, --averaged, --raw and --checkpoint are for fine-tuned methods; the base has none of them"
         )
-    first = _loaded(config, config.method)
+    _loaded(config, config.method)  # what is not there should be refused before the data are read
+    base = gft.load(config.run, "base")
     settings = recorded_settings(config.run)
     is_images = isinstance(settings, Images)
-    subject = image_subject(config.run, settings, first) if is_images else subject_of(settings, first)
+    subject = image_subject(config.run, settings, base) if is_images else subject_of(settings, base)
     names = settings.methods if config.method is None else (config.method,)
+    of_kind: dict[bool, Loaded] = {}
     for name in names:
         loaded = _loaded(config, name)
+        alike = of_kind.setdefault(loaded.average is None, loaded)  # whose programs are compiled
+        loaded = loaded._replace(drift=alike.drift, average=alike.average)
         card = judge(config, subject, loaded)
         seed = None if name == "base" else settings.seeds[0] if config.seed is None else config.seed
         kept = params_folder(config.run, name, seed, loaded.averaged and not is_best, config.checkpoint)
@@ -141,7 +145,7 @@ def _loaded(config: Evaluate, method: str | None) -> Loaded:
 
 
 def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
-    """The card of one method."""
+    """The card of one method; with an average velocity, of its own velocity and by steps of the average."""
     data = subject.data
     few = len(data.target) < gft.evaluation.LEAST_SAMPLES
     num_samples = config.num_samples
@@ -150,8 +154,9 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
         num_samples = min(len(data.held_out), (len(data.held_out) + len(data.fresh)) // 2)
     num_steps = subject.num_steps if config.num_steps is None else config.num_steps
     unread = not isinstance(data.target, np.ndarray)
+    average = loaded.average if subject.averages else None
     card = gft.evaluation.report_card(
-        subject.drift,
+        subject.drift if average is None else loaded.drift,
         loaded.params,
         loaded.base_params,
         data.held_out,
@@ -174,6 +179,7 @@ def judge(config: Evaluate, subject: Subject, loaded: Loaded) -> ReportCard:
         score=subject.score,
         num_halves=config.num_halves,
         chunk_size=subject.rows_at_once,
+        average=average,
     )
     too_few = (f"no distances to the training data, of which there are {len(data.target)}",) if few else ()
     unread_data = ("no distances to the training data, which lie in files",) if unread else ()

@@ -6,7 +6,7 @@ python -m experiments.sample runs/digits/001 --method plain --num-samples 100
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import diffrax
 import jax
@@ -22,6 +22,8 @@ from experiments.planar_figures import scatters
 from gft_jax.loading import Loaded, check_velocity, described_model
 
 SOLVERS = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}
+NUM_STEPS = 100
+"""Of a solver, by default; of an average velocity one."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Sample:
     """Number of samples."""
     sample_seed: int = 0
     """Seed of the noise."""
-    solver: Literal["euler", "midpoint", "heun", "tsit5"] = "euler"
-    """Solver of the sampling ODE."""
-    num_steps: int = 100
-    """Equal steps of the solver."""
+    solver: Literal["euler", "midpoint", "heun", "tsit5", "average"] = "euler"
+    """Solver of the sampling ODE; average: steps of the average velocity, of methods that have one."""
+    num_steps: int | None = None
+    """Equal steps; default 100 of a solver, and one of the average velocity."""
     out: Path | None = None
     """Folder of the results; default one below RUN/samples whose name holds the settings."""
 
@@ -73,7 +75,7 @@ def draw(config: Sample) -> Path:
 
     Raises:
         ValueError: if the run has no such method or seed, its network predicts no velocity, or a number is out of
-            range.
+            range; for steps of an average velocity that the method does not have, blended or guided.
     """
     if config.num_samples < 1:
         raise ValueError(f"--num-samples is {config.num_samples}; allowed is at least 1")
@@ -86,6 +88,7 @@ def draw(config: Sample) -> Path:
     averaged = chosen_average(config.averaged, config.raw)
     check_velocity(config.run)
     loaded = gft.load(config.run, config.method, config.seed, averaged=averaged)
+    _check_average(config, loaded)
     noise = jax.random.normal(jax.random.key(config.sample_seed), (config.num_samples, *loaded.event_shape))
     drift, params, labels = loaded.drift, loaded.params, _labels(config)
     if config.target_weight != 1.0:
@@ -93,9 +96,14 @@ def draw(config: Sample) -> Path:
         params = gft.drifts.BlendParams(loaded.base_params, loaded.params, config.target_weight)
     if config.guidance != 1.0:
         drift, params = gft.drifts.guide(drift, None), gft.drifts.GuidanceParams(params, config.guidance)
-    result = gft.sampling.sample_ode(
-        drift, params, noise, cond=labels, num_steps=config.num_steps, solver=SOLVERS[config.solver]()
-    )
+    num_steps = _num_steps(config)
+    if config.solver == "average":
+        average: Any = loaded.average
+        result = gft.sampling.sample_average(average, params, noise, cond=labels, num_steps=num_steps)
+    else:
+        result = gft.sampling.sample_ode(
+            drift, params, noise, cond=labels, num_steps=num_steps, solver=SOLVERS[config.solver]()
+        )
     samples = np.asarray(result.x)
     if not result.succeeded:
         raise ValueError("the sampler diverged: take more --num-steps, or a --target-weight in [0, 1]")
@@ -103,7 +111,8 @@ def draw(config: Sample) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", samples)
     print(
-        f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the drift: {folder / 'samples.npy'}"
+        f"{len(samples)} samples, {int(result.num_evaluations)} evaluations of the "
+        f"{'average velocity' if config.solver == 'average' else 'drift'}: {folder / 'samples.npy'}"
     )
     side = int(np.ceil(np.sqrt(len(samples))))
     shown = {loaded.method: as_shown(samples, samples, _kind(config.run))}, [loaded.method]
@@ -123,6 +132,33 @@ def chosen_average(averaged: bool, raw: bool) -> bool | None:
     if averaged and raw:
         raise ValueError("--averaged and --raw exclude each other: give one of them, or none")
     return averaged if averaged or raw else None
+
+
+def _check_average(config: Sample, loaded: Loaded) -> None:
+    """Refuses an average velocity where there is none, or where another than that of the method would be needed.
+
+    Raises:
+        ValueError: saying what is possible.
+    """
+    if config.solver != "average":
+        return
+    if loaded.average is None:
+        have = described_model(config.run).two_time_methods
+        raise ValueError(
+            f"--solver average is for methods with an average velocity, and {loaded.method} of {config.run} has none: "
+            + (f"give --method, one of {', '.join(have)}" if have else "give another solver")
+        )
+    if config.target_weight != 1.0 or config.guidance != 1.0:
+        raise ValueError(
+            "--target-weight and --guidance change the velocity, whose average along the new flow nothing has learned: "
+            "leave them out, or give another solver than average"
+        )
+
+
+def _num_steps(config: Sample) -> int:
+    if config.num_steps is not None:
+        return config.num_steps
+    return 1 if config.solver == "average" else NUM_STEPS
 
 
 def _labels(config: Sample) -> np.ndarray | None:
@@ -159,7 +195,7 @@ def _folder_name(config: Sample, loaded: Loaded) -> str:
     weight = "" if config.target_weight == 1.0 else f"-weight{config.target_weight:g}"
     label = "" if config.label is None else f"-class{config.label}"
     guidance = "" if config.guidance == 1.0 else f"-guidance{config.guidance:g}"
-    sampler = f"{config.solver}{config.num_steps}-{config.num_samples}-noise{config.sample_seed}"
+    sampler = f"{config.solver}{_num_steps(config)}-{config.num_samples}-noise{config.sample_seed}"
     return f"{loaded.method}{seed}{averaged}{weight}{label}{guidance}-{sampler}"
 
 

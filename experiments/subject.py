@@ -23,7 +23,7 @@ class Subject(NamedTuple):
 
     data: ShiftedData
     drift: Drift
-    """The drift that is sampled."""
+    """The drift that is sampled; of methods with an average velocity their own."""
     num_steps: int
     """Of the run's own evaluations."""
     path: Path | None
@@ -46,6 +46,8 @@ class Subject(NamedTuple):
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = MappingProxyType({})
     """Of how it is sampled and compared, for card.json."""
+    averages: bool = True
+    """Whether methods with an average velocity are judged by it, too."""
     own_scores: Callable[[Params], tuple[Measure, ...]] = lambda params: ()
     """What the run itself scores."""
 
@@ -54,13 +56,13 @@ class Subject(NamedTuple):
         return None if self.data.labels is None else np.resize(self.data.labels.held_out, num)
 
 
-def subject_of(settings: Settings, loaded: Loaded) -> Subject:
+def subject_of(settings: Settings, base: Loaded) -> Subject:
     """A run whose network is told no classes.
 
     Args:
         settings: of the run.
-        loaded: any of its methods.
+        base: its base.
     """
     path = PATHS[settings.path]().path
-    coupling = coupling_of(settings.coupling, loaded.drift, loaded.base_params)
-    return Subject(settings.data(), loaded.drift, settings.sampling_steps, path, coupling)
+    coupling = coupling_of(settings.coupling, base.drift, base.params)
+    return Subject(settings.data(), base.drift, settings.sampling_steps, path, coupling)

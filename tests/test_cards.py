@@ -13,7 +13,7 @@ from experiments.configs.settings import Controls
 from experiments.configs.toy2d import Toy2d
 from experiments.evaluate import recorded_settings
 from experiments.run_folder import open_run
-from gft_jax.evaluation import CardArrays, Measure, NfeCurve, NfePoint, ReportCard, markdown
+from gft_jax.evaluation import AVERAGE_VELOCITY, CardArrays, Measure, NfeCurve, NfePoint, ReportCard, markdown
 
 FAILED = "3 of 9 samples are not finite"
 
@@ -146,6 +146,17 @@ def test_the_figure_shows_points_floors_and_gaps():
     np.testing.assert_array_equal(tuned.get_xdata(), [0.125, 0.375, 0.625, 0.875])
     np.testing.assert_array_equal(tuned.get_ydata(), 2 * np.asarray(base.get_ydata()))
     np.testing.assert_array_equal(change.lines[0].get_ydata(), [0.5, 0.25])
+
+
+def test_four_solvers_and_the_average_velocity_are_told_apart():
+    names = ("Euler", "Midpoint", "Heun", "Tsit5", AVERAGE_VELOCITY)
+    points = tuple(NfePoint(name, 1, 1, 0.5 + i, 0.1 + i, None) for i, name in enumerate(names))
+    for ax in card_figure(card()._replace(nfe_curve=NfeCurve(points, 0.1, 0.0, 9))).axes[:2]:
+        *curves, floor = ax.lines
+        assert [line.get_label() for line in curves] == list(names)
+        assert len({line.get_color() for line in (*curves, floor)}) == 6
+        assert len({line.get_marker() for line in curves}) == 5
+        assert [text.get_text() for text in ax.get_legend().get_texts()][:5] == list(names)
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ _OF_SAMPLES = ("path_length", "retention")
 """Scores that are of the samples themselves also where distances are taken in features."""
 
 
-def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
-    """A run on images, of its own copy of the base.
+def image_subject(run: Path, settings: Images, base: Loaded) -> Subject:
+    """A run on images, of its own copy of the base. None trains an average velocity, which the base may have.
 
     Args:
         run: its folder.
         settings: of the run.
-        loaded: any of its methods.
+        base: its base.
 
     Raises:
         ValueError: if the data are not there, or not those that the run was begun on; says what differs.
@@ -50,7 +50,7 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
             f"{run / 'coupling'} is missing, the potentials of its coupling: continue the run (--resume)"
         )
     bench = ImageBench(settings, task)
-    sampler, data, base_params = bench.sampler, bench.data, loaded.base_params
+    sampler, data, base_params = bench.sampler, bench.data, base.params
     coupling = coupling_of(settings.coupling, bench.drift, base_params)
     score, no_path_kl, notes = None, None, ()
     if sampler.calls > 1:
@@ -88,6 +88,7 @@ def image_subject(run: Path, settings: Images, loaded: Loaded) -> Subject:
         no_path_kl=no_path_kl,
         notes=notes,
         facts={name: getattr(settings, name) for name in ("guidance", "precision", "features")},
+        averages=False,
         own_scores=_own_scores(bench, bench.scores(RunFolder(run), base_params), base_params),
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def describe_model(
     module: linen.Module,
     event_shape: tuple[int, ...],
     lora: LowRank | None = None,
-    two_time_methods: tuple[str, ...] = (),
+    two_time_methods: Sequence[str] = (),
 ) -> None:
     """Writes RUN/model.json: a network of `gft_jax.networks`, its settings, and the shape of its samples.
 
@@ -165,7 +166,7 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_two_time_methods(methods: tuple[str, ...], module: linen.Module, lora: LowRank | None) -> None:
+def _check_two_time_methods(methods: Sequence[str], module: linen.Module, lora: LowRank | None) -> None:
     """Refuses methods of two times that no folder can hold.
 
     Raises:
