@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import diffrax
 import numpy as np
 
+from experiments.configs.few_steps import FewSteps
 from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
 from experiments.methods import PATHS, coupling_of
@@ -63,6 +64,9 @@ def subject_of(settings: Settings, base: Loaded) -> Subject:
         settings: of the run.
         base: its base.
     """
+    if isinstance(settings, FewSteps):
+        why = "the methods of a few_steps run pair noise and data in different ways, and it is for independent pairs"
+        return Subject(settings.data(), base.drift, settings.sampling_steps, None, None, no_path_kl=why)
     path = PATHS[settings.path]().path
     coupling = coupling_of(settings.coupling, base.drift, base.params)
     return Subject(settings.data(), base.drift, settings.sampling_steps, path, coupling)
