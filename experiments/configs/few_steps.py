@@ -10,11 +10,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from experiments.configs.domains import Domain, check_own_settings
-from experiments.configs.settings import FineTuningCouplingName, Settings, require
+from experiments.configs.settings import Controls, FineTuningCouplingName, Settings, require
 from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
 from experiments.data.toy2d import MAX_TARGET, Law, shifted_laws
 from experiments.few_steps.methods import FEW_STEP_METHODS, FewStepName, with_stages
+from experiments.few_steps.scores import MOST_EVALUATIONS
+from experiments.methods import BASE_MAP_STEPS
 from gft_jax.objectives.average_target import interval_share
 
 _OF_DOMAIN: Mapping[Domain, tuple[str, ...]] = MappingProxyType(
@@ -31,11 +33,11 @@ _OF_DERIVATIVE = 2.0
 class FewSteps(Settings):
     """Compare ways to a fine-tuned flow that samples in one evaluation or a few.
 
-    All methods but reflow-again may spend as many evaluations of the network on training as plain fine-tuning does in
-    its steps: where a step costs more they take fewer, and reflow pays for its pairs. Samples are by Euler's method,
-    or by the average velocity where a method learns one, in 1, 2, 4, 8 and 100 evaluations. The base is kept and used
-    again by the next run with the same settings of it. Results go to a fresh numbered folder runs/few_steps/NNN; open
-    its report.html. Defaults depend on the domain: see them by --domain NAME --help.
+    A method may spend as many evaluations of the network on training as plain fine-tuning does in its steps: where a
+    step costs more it takes fewer, and reflow pays for its pairs and for what it starts from. Samples are by Euler's
+    method, or by the average velocity where a method learns one, in 1, 2, 4, 8 and 100 evaluations. The base is kept
+    and used again by the next run with the same settings of it. Results go to a fresh numbered folder
+    runs/few_steps/NNN; open its report.html. Defaults depend on the domain: see them by --domain NAME --help.
     """
 
     domain: Domain = "toy2d"
@@ -76,8 +78,11 @@ class FewSteps(Settings):
     """Width of the drift network."""
     depth: int = 3
     """Residual blocks of the drift network."""
-    eval_every: int = 250
-    """Steps between two evaluations of the raw parameters on held-out data."""
+    eval_every: int = 500
+    """Steps of plain between two evaluations of the raw parameters on held-out data; the others, whose steps are not
+    as many, are evaluated as often in a run."""
+    sampling_steps: int = 100
+    """Euler steps of sampling paths: of their length, and of the distance to the base drift on them."""
     source: Law = "8-gaussians"
     """toy2d: law to pretrain on."""
     target: Law = "moons"
@@ -91,33 +96,82 @@ class FewSteps(Settings):
         """Refuses settings that cannot work."""
         for name in self.methods:
             require(name in FEW_STEP_METHODS, "methods", name, f"any of {', '.join(FEW_STEP_METHODS)}")
+        require(0.0 < self.same_time < 1.0, "same_time", self.same_time, "above 0 and below 1")
         super().check()
         require(
             self.base_every == 1, "base_every", self.base_every, "1: average velocities need it on every row"
+        )
+        require(
+            self.log_every is None, "log_every", self.log_every, "none: the steps of each method are its own"
+        )
+        require(
+            self.controls == Controls(),
+            "controls",
+            "changed",
+            "its default: no method here has such settings",
         )
         for name in ("num_pairs", "pair_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         most = MAX_TARGET if self.domain == "toy2d" else NUM_TARGET[self.shift]
         require(1 <= self.num_target <= most, "num_target", self.num_target, f"1 to {most}")
-        require(0.0 <= self.same_time < 1.0, "same_time", self.same_time, "in [0, 1)")
         if self.domain == "toy2d":
             require(self.source != self.target, "target", self.target, "another law than the source")
         check_own_settings(self, self.domain, _OF_DOMAIN)
+        self._check_coupling()
+        self._check_path()
+        self._check_steps()
+
+    def _check_coupling(self) -> None:
+        if any(FEW_STEP_METHODS[name].coupled for name in self.stages):
+            pairs = self.coupling != "independent"
+            require(pairs, "coupling", self.coupling, "any other, for the methods named -coupled")
+        else:
+            unused = (self.coupling, self.coupled_batches) == (FewSteps.coupling, FewSteps.coupled_batches)
+            given = f"{self.coupling}, of {self.coupled_batches} batches"
+            require(unused, "coupling", given, f"{FewSteps.coupling}, of 1, without methods named -coupled")
+
+    def _check_path(self) -> None:
+        kinds = [FEW_STEP_METHODS[name] for name in self.stages]
+        if any(kind.after is not None for kind in kinds):
+            require(self.path == "linear", "path", self.path, "linear, whose lines reflow straightens")
+        if any(kind.two_times for kind in kinds):
+            whole = self.path in ("linear", "trigonometric", "linear-noisy")
+            allowed = "linear, trigonometric or linear-noisy, which an average velocity can cross from 0 to 1"
+            require(whole, "path", self.path, allowed)
+
+    def _check_steps(self) -> None:
         for name in self.stages:
-            if self.steps_of(name) == 0:
+            if self.interval_of(name) == 0:
+                pairs = ", or fewer --num-pairs or --pair-steps" if self.pairs_cost(name) else ""
                 raise ValueError(
-                    f"--steps {self.steps} leave no {self.eval_every} steps (--eval-every) for {name}: give more "
-                    "--steps, or fewer --num-pairs or --pair-steps"
+                    f"--steps {self.steps} and --eval-every {self.eval_every} leave {name} no step between two "
+                    f"evaluations: give more --steps, or evaluate less often{pairs}"
                 )
+        if self.profile is not None:
+            first = self.methods[0]
+            fits = self.profile[1] <= self.steps_of(first)
+            allowed = f"up to {self.steps_of(first)}, the steps of {first}, which is profiled"
+            require(fits, "profile", " ".join(map(str, self.profile)), allowed)
 
     def check_devices(self, num_devices: int) -> None:
         """Refuses settings whose batches cannot be spread over so many devices."""
         super().check_devices(num_devices)
-        period = interval_share(self.same_time).denominator
-        if any(FEW_STEP_METHODS[name].two_times for name in self.stages):
-            fits = self.batch_size % (num_devices * period) == 0
-            allowed = f"a multiple of {num_devices * period}: with --same-time {self.same_time:g}, {period} on a device"
-            require(fits, "batch_size", self.batch_size, allowed)
+        if not any(FEW_STEP_METHODS[name].two_times for name in self.stages):
+            return
+        try:
+            period = interval_share(self.same_time).denominator
+        except ValueError as error:
+            raise ValueError(f"--same-time: {error}") from error
+        fits = self.batch_size % (num_devices * period) == 0
+        allowed = (
+            f"a multiple of {num_devices * period}: with --same-time {self.same_time:g}, {period} on a device"
+        )
+        require(fits, "batch_size", self.batch_size, allowed)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations for the samples that are scored, but for those in fewer."""
+        return MOST_EVALUATIONS
 
     @property
     def stages(self) -> tuple[FewStepName, ...]:
@@ -128,14 +182,17 @@ class FewSteps(Settings):
         """How a method pairs noise and data."""
         return self.coupling if FEW_STEP_METHODS[method].coupled else "independent"
 
+    def interval_of(self, method: str) -> int:
+        """Training steps of a method between two evaluations: as many as its cost allows, perhaps none."""
+        whole = TRAINED * self.batch_size * self.steps
+        budget = FEW_STEP_METHODS[method].share * whole - self.pairs_cost(method)
+        one_each = self._step_cost(method, self.cooling_fraction) * (self.steps // self.eval_every)
+        # A budget of whole steps is not to lose one to an error in its last digit.
+        return max(0, int(budget / one_each + 1e-9))
+
     def steps_of(self, method: str) -> int:
-        """Training steps of a method: as many whole intervals between evaluations as its cost allows, perhaps none."""
-        budget = FEW_STEP_METHODS[method].share * TRAINED * self.batch_size * self.steps - self.pairs_cost(
-            method
-        )
-        chunk = self._step_cost(method, self.cooling_fraction) * self.eval_every
-        # Rounded: a budget of whole chunks is not to lose one to an error in its last digit.
-        return self.eval_every * max(0, int(budget / chunk + 1e-9))
+        """Training steps of a method."""
+        return self.interval_of(method) * (self.steps // self.eval_every)
 
     def pairs_cost(self, method: str) -> float:
         """Evaluations for the pairs of a method, which is nothing but in reflow."""
@@ -144,7 +201,8 @@ class FewSteps(Settings):
     def cost_at(self, method: str, step: int) -> float:
         """Evaluations, forward ones, that training has cost at a step: a backward pass counts two, a derivative two.
 
-        Of reflow with all that it stands on; the base counts while the temperature is not zero.
+        Of reflow with all that it stands on. The base counts while the temperature is not zero, and where its samples
+        decide who is paired; what a coupling costs besides does not.
         """
         after = FEW_STEP_METHODS[method].after
         before = 0.0 if after is None else self.cost_at(after, self.steps_of(after))
@@ -156,7 +214,8 @@ class FewSteps(Settings):
         """Of a step, the mean over steps of which this part has a temperature above zero."""
         kind = FEW_STEP_METHODS[method]
         derivative = _OF_DERIVATIVE * (1.0 - self.same_time) if kind.two_times else 0.0
-        return self.batch_size * (TRAINED + derivative + (cooled if kind.gradual else 0.0))
+        pairing = float(BASE_MAP_STEPS) if self.coupling_of(method) == "base-exact" else 0.0
+        return self.batch_size * (TRAINED + derivative + pairing + (cooled if kind.gradual else 0.0))
 
     def data(self) -> ShiftedData:
         """Points ``[num, 2]``, or images ``[num, 8, 8]``."""
@@ -180,6 +239,7 @@ DEFAULTS: Mapping[Domain, FewSteps] = MappingProxyType(
             num_target=512,
             num_pairs=5000,
             steps=4000,
+            eval_every=250,
             learning_rate=1e-4,
             batch_size=128,
             base_learning_rate=1e-3,

@@ -13,8 +13,8 @@ import gft_jax as gft
 from experiments.configs.few_steps import FewSteps
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, evaluator, floor
-from experiments.few_steps.methods import FEW_STEP_METHODS
-from experiments.few_steps.scores import Flow, by_average, by_euler, few_step_scores
+from experiments.few_steps.methods import FEW_STEP_METHODS, num_rounds
+from experiments.few_steps.scores import SampleAll, by_average, by_euler, few_step_scores, sampler_of
 from experiments.loop import Loop, Watch
 from experiments.methods import METHODS, Method
 from experiments.run_folder import RunFolder
@@ -25,6 +25,8 @@ from gft_jax.pairing import Batches
 from gft_jax.types import Drift, Params
 
 PAIR_SEED = 20_261_124
+SEEDS_OF_A_ROUND = 1_000_000
+"""So that each round of reflow learns from samples of noise that the one before has not seen."""
 SECOND_TIME_SEED = 0
 """Of the parameters of the second time, as `gft_jax.load` makes them for the base."""
 
@@ -40,15 +42,20 @@ class FewStepsBench(Workbench):
         self.average = gft.drifts.two_times(gft.drifts.from_linen(self.two_time_module))
         self._of_average = gft.drifts.instantaneous(self.average)
         self._pairs: dict[tuple[str, int], gft.reflow.Pairs] = {}
+        self._samplers: dict[bool, SampleAll] = {}
         self._scores: dict[bool, Evaluate] = {}
 
     def velocity(self, name: str) -> Drift:
         """The velocity of a method's flow."""
         return self._of_average if FEW_STEP_METHODS[name].two_times else self.drift
 
-    def flow(self, name: str) -> Flow:
-        """How a method samples."""
-        return by_average(self.average) if FEW_STEP_METHODS[name].two_times else by_euler(self.drift)
+    def sampler(self, name: str) -> SampleAll:
+        """Samples of a method in each number of evaluations, compiled once for all methods of a kind."""
+        two_times = FEW_STEP_METHODS[name].two_times
+        if two_times not in self._samplers:
+            flow = by_average(self.average) if two_times else by_euler(self.drift)
+            self._samplers[two_times] = sampler_of(flow, self.data)
+        return self._samplers[two_times]
 
     def start(self, name: str, base_params: Params) -> Params:
         """The base's parameters in the network of a method: the same velocity, whatever the second time."""
@@ -84,7 +91,7 @@ class FewStepsBench(Workbench):
                 self.path,
                 self.config.sampling_steps,
             )
-            self._scores[two_times] = few_step_scores(self.flow(name), self.data, of_drift)
+            self._scores[two_times] = few_step_scores(self.sampler(name), self.data, of_drift)
         return self._scores[two_times]
 
     def method(self, name: str) -> Method:
@@ -123,7 +130,7 @@ class FewStepsBench(Workbench):
             params,
             gft.pairing.standard_normal(self.event_shape),
             num_pairs=self.config.num_pairs,
-            seed=seed + PAIR_SEED,
+            seed=PAIR_SEED + num_rounds(name) * SEEDS_OF_A_ROUND + seed,
             settings={"num_steps": self.config.pair_steps},
             progress=folder.is_writer,
         )
@@ -146,8 +153,19 @@ class FewStepsBench(Workbench):
 
     def loop(self, folder: RunFolder, name: str, seed: int, base_params: Params) -> Loop:
         """The training loop of a method and seed, for as many steps as its cost allows."""
+        config, interval = self.config, self.config.interval_of(name)
+
+        def own(every: int | None) -> int | None:
+            """Steps of plain as those of the method after which as much of the run is over."""
+            return None if every is None else every // config.eval_every * interval
+
         loop = super().loop(folder, name, seed, base_params)
-        return loop._replace(num_steps=self.config.steps_of(name))
+        return loop._replace(
+            num_steps=config.steps_of(name),
+            chunk=interval,
+            checkpoint_every=own(config.checkpoint_every),
+            keep_every=own(config.keep_every),
+        )
 
 
 def _euler_samples(drift: Drift, num_steps: int, params: Any, x0: jax.Array, cond: Any) -> jax.Array:

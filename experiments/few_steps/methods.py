@@ -51,6 +51,12 @@ FEW_STEP_METHODS: Mapping[str, FewStepMethod] = MappingProxyType(
 )
 
 
+def num_rounds(method: str) -> int:
+    """How many rounds of reflow a method has behind it; its own counts."""
+    after = FEW_STEP_METHODS[method].after
+    return 0 if after is None else 1 + num_rounds(after)
+
+
 def with_stages(methods: Sequence[FewStepName]) -> tuple[FewStepName, ...]:
     """The methods in their order, each after those that it continues."""
     stages: dict[FewStepName, None] = {}

@@ -8,7 +8,7 @@ from experiments.configs.few_steps import FewSteps
 from experiments.devices import check_devices
 from experiments.few_steps.bench import FewStepsBench
 from experiments.few_steps.methods import FEW_STEP_METHODS
-from experiments.few_steps.scores import FEW_STEP_SAMPLES, few_step_samples
+from experiments.few_steps.scores import EVALUATIONS, FEW_STEP_SAMPLES
 from experiments.files import write_arrays
 from experiments.planar import NUM_POINTS, is_planar, write_paths
 from experiments.run_folder import RunFolder, open_run
@@ -70,10 +70,10 @@ def _write_samples(
     planar = is_planar(bench.event_shape)
     num = NUM_POINTS if planar else NUM_IMAGES
     finals = {"base": ("plain", base_params), **{name: (name, params) for name, params in ends.items()}}
-    few = {
-        name: few_step_samples(bench.flow(kind), bench.data, params, num)
-        for name, (kind, params) in finals.items()
-    }
+    few = {}
+    for name, (kind, params) in finals.items():
+        samples = bench.sampler(kind)(params)
+        few[name] = np.stack([samples[count][:num] for count in EVALUATIONS])
     write_arrays(folder.path / FEW_STEP_SAMPLES, few)
     most = {name: samples[-1] for name, samples in few.items() if name != "base"}
     real = bench.data.held_out[:num]
