@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -40,14 +41,15 @@ def base_of_run(
     drift: Drift,
     timed_path: TimedPath,
     cache: Path,
+    two_time_methods: Sequence[str] = (),
 ) -> Params:
     """The run's own copy of the base, so that a resumed run goes on with it; made first where there is none.
 
-    Also describes the network in the run folder, so that the run can be loaded.
+    Also describes the network in the run folder, so that the run can be loaded; methods of two times are named there.
     """
     event_shape = data.shape[1:]
     if folder.is_writer:
-        describe_model(folder.path, module, event_shape)
+        describe_model(folder.path, module, event_shape, two_time_methods=two_time_methods)
     own = params_folder(folder.path, "base")
     params = found(own, init_params(module, jax.random.key(SEED), event_shape))
     if params is None:

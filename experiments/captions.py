@@ -45,8 +45,9 @@ CAPTIONS = {
     ),
     "moving_samples.png": Caption(
         "Moving samples",
-        "Samples of the same noise at several steps of the training, a row for each method, over real ones in grey. "
-        "w is the target weight at this step, of a method that cools.",
+        "Samples of the same noise at several steps of the training, a row for each method, over real ones in grey. A "
+        "method that continues another starts with its samples. w is the target weight at this step, of a method that "
+        "cools.",
         "A table of panels of dots: methods by row, training steps by column.",
     ),
     "trajectories.png": Caption(
@@ -66,7 +67,8 @@ CAPTIONS = {
         "Left and middle: distance to held-out data of samples in few evaluations of the network, at the end of "
         "training; markers of one number of evaluations stand side by side. Samples are by Euler's method, or by steps "
         "of the average velocity where a method learns one. Right: the distance of one-step samples at every "
-        "evaluation, against what training had cost by then, in forward evaluations for one row.",
+        "evaluation, against what training had cost by then, in forward evaluations for one row; reflow starts with "
+        "the parameters whose samples it learns from, and when these are paid for.",
         "Three panels of lines, one for each method, that fall towards the floor.",
     ),
     "few_step_samples.png": Caption(

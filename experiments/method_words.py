@@ -46,9 +46,11 @@ TERMINAL_NOTES = (
 
 
 FEW_STEP_NOTES = (
-    "All methods but reflow-again may spend on training as many forward evaluations of the network as plain does in "
-    "its steps, and take fewer steps where a step costs more. A row that is trained on counts three, the base one "
-    "while the temperature is above zero, a forward-mode derivative two; the pairs of reflow count their Euler steps.",
-    "Where a method learns an average velocity, W₂ and energy distance are of samples by it, in 100 steps and in "
-    "one; path length, distance to the base's drift and sampling paths are of its velocity at s = t.",
+    "A method may spend on training as many forward evaluations of the network as plain does in its steps, and takes "
+    "fewer steps where a step costs more; gradual-half spends half, and reflow-again half more. A row that is trained "
+    "on counts three, the base one while the temperature is above zero, a forward-mode derivative two, each pair of "
+    "reflow its Euler steps, and what reflow starts from in full. What a coupling takes "
+    "besides is not counted.",
+    "Where a method learns an average velocity, samples are by steps of it, and its scores are of these; path length, "
+    "distance to the base's drift and sampling paths are of its velocity at s = t.",
 )

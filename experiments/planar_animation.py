@@ -62,6 +62,7 @@ def cooling_animation(
         ax.set_title(name, color=colour(name, methods))
         if name in cooled:
             labels[name] = weight_label(ax, 0.0)
+            labels[name].set_text("")
     below = figure.add_subplot(grid[1, :])
     for name in cooled:
         below.plot(list(weights[name]), list(weights[name].values()), color=colour(name, methods))
@@ -79,7 +80,8 @@ def cooling_animation(
             if step in snapshots[name]:
                 dots[name].set_offsets(snapshots[name][step])
         for name, label in labels.items():
-            label.set_text(f"w = {weights[name][step]:.2f}" if step in weights[name] else "")
+            if step in weights[name]:
+                label.set_text(f"w = {weights[name][step]:.2f}")
         now.set_xdata([step, step])
         title.set_text(f"step {step} of {steps[-1]}")
         canvas.draw()

@@ -94,28 +94,35 @@ def moving_samples(
         methods: order of the methods.
     """
     names = [name for name in methods if name in snapshots]
-    steps = sorted(set().union(*(snapshots[name] for name in names)))
-    if not steps:
+    if not names:
         return None
-    steps = [
-        steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, _NUM_COLUMNS).round().astype(int))
-    ]
+    every = sorted(set().union(*(snapshots[name] for name in names)))
+    # Methods with steps of their own are shown at the same parts of these.
+    alike = any(len(snapshots[name]) == len(every) for name in names)
+    steps = {name: _some(every if alike else sorted(snapshots[name])) for name in names}
     half_width = extent(points for name in names for points in snapshots[name].values())
-    side = 10.5 / _NUM_COLUMNS
-    figure = Figure(figsize=(side * len(steps) + 0.3, side * len(names) + 0.35))
-    axes = figure.subplots(len(names), len(steps), squeeze=False)
+    side, num = 10.5 / _NUM_COLUMNS, max(map(len, steps.values()))
+    figure = Figure(figsize=(side * num + 0.3, (side if alike else side + 0.2) * len(names) + 0.35))
+    axes = figure.subplots(len(names), num, squeeze=False)
     for row, name in zip(axes, names, strict=True):
         row[0].set_ylabel(name, color=colour(name, methods), fontweight="bold", fontsize=10)
-        for ax, step in zip(row, steps, strict=True):
+        for ax in row:
+            frame(ax, half_width)
+        for ax, step in zip(row, steps[name], strict=False):
             if step in snapshots[name]:
                 backdrop(ax, real, size=2)
                 points(ax, snapshots[name][step], colour(name, methods), size=3)
-            frame(ax, half_width)
             if step in weights.get(name, {}):
                 weight_label(ax, weights[name][step])
-    for ax, step in zip(axes[0], steps, strict=True):
-        ax.set_title(f"step {step}")
+            if name == names[0] or not alike:
+                ax.set_title(f"step {step}")
     return figure
+
+
+def _some(steps: Sequence[int]) -> list[int]:
+    """Up to six of the steps, evenly spread, the first and the last among them."""
+    index = np.unique(np.linspace(0, len(steps) - 1, _NUM_COLUMNS).round().astype(int))
+    return [steps[each] for each in index]
 
 
 def target_weights(rows: Sequence[Record], methods: Sequence[str], seed: int) -> dict[str, dict[int, float]]:

@@ -24,10 +24,10 @@ from experiments.summary import Record, furthest, runs
 # Okabe and Ito's colours, which the common colour deficiencies keep apart; their yellow is too pale for lines.
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    # Three more for reward runs, which have many methods: of other lightness than their neighbours above.
-    *("#5E3C99", "#7A5230", "#8A8B00"),
+    # Four more for runs of many methods: of other lightness than their neighbours above.
+    *("#5E3C99", "#7A5230", "#8A8B00", "#AD1457"),
 )
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 REFERENCE = "#3c3c3c"
 _MAX_BYTES = 300_000
 _TOP_WEIGHT = 1.1

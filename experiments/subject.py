@@ -10,6 +10,7 @@ import numpy as np
 from experiments.configs.few_steps import FewSteps
 from experiments.configs.settings import Settings
 from experiments.data.shifted import ShiftedData
+from experiments.few_steps.methods import NO_PATH_KL
 from experiments.methods import PATHS, coupling_of
 from gft_jax.couplings import Coupling
 from gft_jax.evaluation import Measure
@@ -65,8 +66,8 @@ def subject_of(settings: Settings, base: Loaded) -> Subject:
         base: its base.
     """
     if isinstance(settings, FewSteps):
-        why = "the methods of a few_steps run pair noise and data in different ways, and it is for independent pairs"
-        return Subject(settings.data(), base.drift, settings.sampling_steps, None, None, no_path_kl=why)
+        data, num_steps = settings.data(), settings.sampling_steps
+        return Subject(data, base.drift, num_steps, None, None, no_path_kl=NO_PATH_KL)
     path = PATHS[settings.path]().path
     coupling = coupling_of(settings.coupling, base.drift, base.params)
     return Subject(settings.data(), base.drift, settings.sampling_steps, path, coupling)

@@ -77,7 +77,13 @@ class Workbench:
         config = self.config
         if config.coupling == "semi-discrete":
             self._potentials = potentials_of_run(folder, self.data.target, config.seeds[0])
-        return base_of_run(config, folder, self.data.base, self.module, self.drift, self.path, cache)
+        base, names = self.data.base, self.two_time_methods
+        return base_of_run(config, folder, base, self.module, self.drift, self.path, cache, names)
+
+    @property
+    def two_time_methods(self) -> tuple[str, ...]:
+        """The methods that train the network with a second time."""
+        return ()
 
     def prepare(
         self, folder: RunFolder, cache: Path, with_path_kl: bool = True

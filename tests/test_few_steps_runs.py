@@ -6,22 +6,39 @@ import shlex
 import jax
 import numpy as np
 import pytest
-from programs import call
+from programs import call, on_fake_devices
 
 import gft_jax as gft
 from experiments import evaluate, loop, sample, train
+from experiments.few_steps.program import compare_few_steps
 from experiments.few_steps.scores import EVALUATIONS, FEW_STEP_SAMPLES, w2_at
 from experiments.files import read_arrays
+from gft_jax.reflow import pairs
 
 TINY = shlex.split(
     "--steps 20 --eval-every 5 --base-steps 5 --hidden 8 --depth 1 --batch-size 16 --sampling-steps 4 --num-pairs 20 "
     "--pair-steps 2 --num-target 40"
 )
-METHODS = ("gradual-linear", "reflow", "gradual-mean-flow-coupled")
+METHODS = {
+    "toy2d": ("gradual-linear", "reflow", "gradual-mean-flow-coupled"),
+    "digits": ("plain", "gradual-coupled", "mean-flow", "gradual-mean-flow-adaptive", "reflow-again"),
+}
+STAGES = {
+    "toy2d": ["gradual-linear", "gradual-half", "reflow", "gradual-mean-flow-coupled"],
+    "digits": [*METHODS["digits"][:-1], "gradual-half", "reflow", "reflow-again"],
+}
+FLAGS = {
+    "toy2d": ("--methods", *METHODS["toy2d"]),
+    "digits": ("--methods", *METHODS["digits"], "--coupling", "semi-discrete"),
+}
 
 
 def rows_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(run):
+    return [row for row in rows_of(run) if row["kind"] != "timing"]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +47,8 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        for domain in ("toy2d", "digits"):
-            arguments = ["--domain", domain, "--out", domain, *TINY, "--methods", *METHODS]
+        for domain, flags in FLAGS.items():
+            arguments = ["--domain", domain, "--out", domain, *TINY, *flags]
             assert call(monkeypatch, train, "few_steps", *arguments) == 0
     return folder
 
@@ -41,12 +58,16 @@ def workspace(tmp_path_factory):
 def test_a_run_leaves_scores_by_evaluations_and_by_cost(workspace, domain):
     run = workspace / domain
     config, rows = json.loads((run / "config.json").read_text()), rows_of(run)
-    assert config["methods"] == ["gradual-linear", "gradual-half", "reflow", "gradual-mean-flow-coupled"]
+    assert config["methods"] == STAGES[domain]
+    # Of 20 steps of 16 rows at 3: by hand, a half less 20 pairs of 2 steps, in four intervals.
+    assert config["method_steps"]["reflow"] == 8
+    cost_of_half = (8 * 3 + 6 * 1) * 16
+    assert config["method_cost"]["reflow"] == cost_of_half + 40 + 8 * 3 * 16
     for name in config["methods"]:
         evaluated = [row for row in rows if row["kind"] == "evaluation" and row["method"] == name]
         assert evaluated[-1]["step"] == config["method_steps"][name]
         assert evaluated[-1]["forward_evaluations"] == config["method_cost"][name]
-        assert len({row["forward_evaluations"] for row in evaluated}) == len(evaluated)
+        assert len({row["forward_evaluations"] for row in evaluated}) == len(evaluated) == 5
         assert len({evaluated[-1][w2_at(count)] for count in EVALUATIONS}) == len(EVALUATIONS)
     # What reflow starts at is what its pairs come from.
     ends = {
@@ -56,8 +77,8 @@ def test_a_run_leaves_scores_by_evaluations_and_by_cost(workspace, domain):
     page = (run / "report.html").read_text()
     assert "Few evaluations" in page
     assert "evaluated up to step" not in page  # none is told to be unfinished
-    assert (run / "few_steps.png").stat().st_size > 10_000
-    assert (run / "few_step_samples.png").stat().st_size > 10_000
+    assert (run / "few_steps.png").is_file()
+    assert (run / "few_step_samples.png").is_file()
     few = read_arrays(run / FEW_STEP_SAMPLES)
     assert list(few) == ["base", *config["methods"]]
     assert {len(samples) for samples in few.values()} == {len(EVALUATIONS)}
@@ -91,29 +112,64 @@ def test_its_methods_are_loaded_sampled_and_judged(workspace, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_numbers(workspace, monkeypatch, capsys):
-    """Interrupted in the middle of reflow, whose pairs are on disk then."""
+    """Interrupted in the middle of reflow, whose pairs are on disk then, and one checkpoint of it."""
     monkeypatch.chdir(workspace)
     row = loop.Loop._row
 
     def interrupted(self, kind, **values):
-        if (self.method, kind, values.get("step")) == ("reflow", "evaluation", 5):
+        if (self.method, kind, values.get("step")) == ("reflow", "evaluation", 4):
             raise KeyboardInterrupt
         return row(self, kind, **values)
 
-    arguments = ["--out", "interrupted", *TINY, "--methods", *METHODS]
+    arguments = ["--out", "interrupted", *TINY, *FLAGS["toy2d"]]
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_row", interrupted)
         assert call(monkeypatch, train, "few_steps", *arguments) == 130
-    pairs = workspace / "interrupted" / "pairs" / "reflow-seed0"
-    made = (pairs / "x1.npy").stat().st_mtime_ns
+    ends = workspace / "interrupted" / "pairs" / "reflow-seed0" / "x1.npy"
+    made = ends.stat().st_mtime_ns
     assert call(monkeypatch, train, "few_steps", *arguments, "--resume") == 0
-    assert (pairs / "x1.npy").stat().st_mtime_ns == made
-    assert "gradual-half (seed 0): finished before" in capsys.readouterr().out
-
-    def numbers(run):
-        return [row for row in rows_of(run) if row["kind"] != "timing"]
-
+    assert ends.stat().st_mtime_ns == made
+    printed = capsys.readouterr().out
+    assert "gradual-half (seed 0): finished before" in printed
+    assert "reflow (seed 0): continues at step 2" in printed
     assert numbers(workspace / "interrupted") == numbers(workspace / "toy2d")
+
+
+@pytest.mark.slow
+def test_pairs_that_were_cut_short_are_gone_on_with(workspace, monkeypatch):
+    """Stopped between two stages, and in the middle of the pairs: the numbers are those of the whole run."""
+    monkeypatch.chdir(workspace)
+    arguments = ["--out", "halved", *TINY, *FLAGS["toy2d"]]
+    note = pairs.note_rows
+
+    def noted(partial, description, rows):
+        note(partial, description, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "note_rows", noted)
+        assert call(monkeypatch, train, "few_steps", *arguments) == 130
+    assert (workspace / "halved" / "pairs" / "reflow-seed0.partial").is_dir()
+    assert call(monkeypatch, train, "few_steps", *arguments, "--resume") == 0
+    assert numbers(workspace / "halved") == numbers(workspace / "toy2d")
+
+
+@pytest.mark.slow
+def test_a_run_on_several_devices_has_the_same_numbers():
+    """Four fake devices under pmap, and sharded with split parameters: reflow and average velocities among them."""
+    report = on_fake_devices("few_steps_program.py", *TINY, *FLAGS["toy2d"])
+    assert float(report["pmap"]) < 1e-3
+    assert float(report["sharded"]) < 1e-3
+    assert float(report["moved"]) > 0.03
+
+
+def test_reflow_in_several_processes_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = train.parse(["few_steps", "--parallel", "pmap", *FLAGS["toy2d"]])
+    with pytest.raises(ValueError, match="run has 2: leave reflow out of --methods"):
+        compare_few_steps(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_methods_and_experiments_are_refused(tmp_path, monkeypatch, capsys):

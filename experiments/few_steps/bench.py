@@ -13,13 +13,13 @@ import gft_jax as gft
 from experiments.configs.few_steps import FewSteps
 from experiments.data.shifted import ShiftedData
 from experiments.evaluator import Evaluate, evaluator, floor
-from experiments.few_steps.methods import FEW_STEP_METHODS, num_rounds
+from experiments.few_steps.methods import FEW_STEP_METHODS, NO_PATH_KL, num_rounds
 from experiments.few_steps.scores import SampleAll, by_average, by_euler, few_step_scores, sampler_of
 from experiments.loop import Loop, Watch
 from experiments.methods import METHODS, Method
 from experiments.run_folder import RunFolder
 from experiments.workbench import Workbench
-from gft_jax.loading import describe_model, init_params
+from gft_jax.loading import init_params
 from gft_jax.networks import two_time_params
 from gft_jax.pairing import Batches
 from gft_jax.types import Drift, Params
@@ -44,6 +44,11 @@ class FewStepsBench(Workbench):
         self._pairs: dict[tuple[str, int], gft.reflow.Pairs] = {}
         self._samplers: dict[bool, SampleAll] = {}
         self._scores: dict[bool, Evaluate] = {}
+
+    @property
+    def two_time_methods(self) -> tuple[str, ...]:
+        """The methods of a few_steps run that learn an average velocity."""
+        return tuple(name for name in self.config.stages if FEW_STEP_METHODS[name].two_times)
 
     def velocity(self, name: str) -> Drift:
         """The velocity of a method's flow."""
@@ -70,11 +75,12 @@ class FewStepsBench(Workbench):
         Raises:
             Stopped: if the semi-discrete coupling does not converge.
         """
-        base_params = self.base(folder, cache)
-        if folder.is_writer:
-            names = tuple(name for name in self.config.stages if FEW_STEP_METHODS[name].two_times)
-            describe_model(folder.path, self.module, self.event_shape, two_time_methods=names)
-        first = self.config.seeds[0]
+        base_params, first = self.base(folder, cache), self.config.seeds[0]
+        coupled = self._first_coupled()
+        if coupled is not None:
+            # One that does not converge is to be told before all training.
+            self.stream(coupled, first, base_params)
+        folder.log_once({"kind": "no path KL", "seed": first, "reason": NO_PATH_KL})
         folder.log_once({"kind": "floor", "seed": first, **floor(self.data)})
         scores, samples = self.evaluate("plain", base_params)(base_params)
         folder.log_once({"kind": "evaluation", "method": "base", "seed": first, "step": 0, **scores})

@@ -86,7 +86,9 @@ def _quality(
     ax.yaxis.set_major_formatter(_PLAIN)
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(title=title, xlabel="evaluations of the network for a sample", ylabel=label)
-    ax.text(0, 1.025, "lower is better", transform=ax.transAxes, fontsize=9.5, color="#555555")
+    scale = "log scale" if key is w2_at else "log scale above 0.01, linear below"
+    remark = f"lower is better; {scale}"
+    ax.text(0, 1.025, remark, transform=ax.transAxes, fontsize=9.5, color="#555555")
 
 
 def _by_cost(ax: Axes, rows: Sequence[Record], methods: Sequence[str]) -> None:
@@ -106,8 +108,7 @@ def _by_cost(ax: Axes, rows: Sequence[Record], methods: Sequence[str]) -> None:
     ax.yaxis.set_major_formatter(_PLAIN)
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(title="W₂ in one step", xlabel="cost of training, million forward evaluations", ylabel="W₂")
-    remark = "reflow starts at what its pairs come from"
-    ax.text(0, 1.025, remark, transform=ax.transAxes, fontsize=9.5, color="#555555")
+    ax.text(0, 1.025, "lower is better; log scale", transform=ax.transAxes, fontsize=9.5, color="#555555")
 
 
 def _draw_floor(ax: Axes, rows: Sequence[Record], key: str) -> None:

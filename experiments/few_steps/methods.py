@@ -18,6 +18,11 @@ FewStepName = Literal[
 ]
 
 
+NO_PATH_KL = (
+    "it is for independent pairs, and the methods of a few_steps run pair noise and data in different ways"
+)
+
+
 class FewStepMethod(NamedTuple):
     """What distinguishes one of these methods from another."""
 

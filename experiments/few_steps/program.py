@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments.configs.few_steps import FewSteps
@@ -23,8 +24,16 @@ def compare_few_steps(config: FewSteps, root: Path) -> RunFolder:
     Args:
         config: settings, checked.
         root: where run folders and bases are.
+
+    Raises:
+        ValueError: for reflow in several processes.
     """
     check_devices(config)
+    if jax.process_count() > 1 and any(FEW_STEP_METHODS[name].after for name in config.stages):
+        raise ValueError(
+            f"the pairs of reflow are made by one process, and this run has {jax.process_count()}: leave reflow out of "
+            "--methods, or run it in a single process, whose devices may be many"
+        )
     facts = {"methods": list(config.stages), "seeds": list(config.seeds), **config.facts()}
     folder = open_run(config, root, facts | {"num_evaluations": config.num_evaluations})
     print(f"run folder: {folder.path}")
