@@ -135,7 +135,7 @@ def check_same_function(model: Any, module: UNet, side: int) -> None:
     t, x = rng.random(2, np.float32), rng.standard_normal((2, side, side, COLOURS), np.float32)
     theirs_by_time = torch_unet.timestep_embedding
     torch_unet.timestep_embedding = lambda t, size: torch.from_numpy(
-        np.array(sinusoids(jnp.asarray(t.numpy()), flow_time_frequencies(size)))
+        np.array(sinusoids(jnp.asarray(t.numpy()), flow_time_frequencies(size, module.max_frequency)))
     )
     try:
         with torch.no_grad():

@@ -4,6 +4,7 @@ python -m experiments.train few_steps
 python -m experiments.train few_steps --domain digits
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -78,6 +79,8 @@ class FewSteps(Settings):
     """Width of the drift network."""
     depth: int = 3
     """Residual blocks of the drift network."""
+    max_frequency: float = 8.0
+    """Largest angular frequency of its features of t, at least 1; see `gft_jax.networks.SecondTime`."""
     eval_every: int = 500
     """Steps of plain between two evaluations of the raw parameters on held-out data; the others, whose steps are not
     as many, are evaluated as often in a run."""
@@ -110,6 +113,8 @@ class FewSteps(Settings):
             "changed",
             "its default: no method here has such settings",
         )
+        frequency = self.max_frequency
+        require(1.0 <= frequency < math.inf, "max_frequency", frequency, "a finite number of at least 1")
         for name in ("num_pairs", "pair_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         most = MAX_TARGET if self.domain == "toy2d" else NUM_TARGET[self.shift]

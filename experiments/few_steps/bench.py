@@ -37,7 +37,8 @@ class FewStepsBench(Workbench):
     config: FewSteps
 
     def __init__(self, config: FewSteps, data: ShiftedData):
-        super().__init__(config, data)
+        module = gft.networks.ResidualMLP(config.hidden, config.depth, max_frequency=config.max_frequency)
+        super().__init__(config, data, module)
         self.two_time_module = self.module.clone(two_times=True)
         self.average = gft.drifts.two_times(gft.drifts.from_linen(self.two_time_module))
         self._of_average = gft.drifts.instantaneous(self.average)

@@ -4,14 +4,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# Eight periods in [0, 1]: finer than the drifts of smooth paths need, and slow enough that the derivative
-# by time, which average-velocity training takes, is not dominated by one feature.
-_LARGEST_ANGULAR_FREQUENCY = 50.0
+
+def check_max_frequency(value: float) -> None:
+    """Refuses a largest angular frequency that is none.
+
+    Raises:
+        ValueError: if it is not a finite number >= 1.
+    """
+    if not 1 <= value < np.inf:
+        raise ValueError(f"max_frequency must be a finite number >= 1, got {value}.")
 
 
-def flow_time_frequencies(num_features: int) -> np.ndarray:
+def flow_time_frequencies(num_features: int, max_frequency: float) -> np.ndarray:
     """Angular frequencies for `sinusoids` of ``num_features``, even: spaced geometrically from 1 to the largest."""
-    return np.geomspace(1.0, _LARGEST_ANGULAR_FREQUENCY, num_features // 2)
+    return np.geomspace(1.0, max_frequency, num_features // 2)
 
 
 def sinusoids(t: Float[Array, "batch"], frequencies: np.ndarray) -> Float[Array, "batch features"]:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
-from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
+from gft_jax.networks.embeddings import check_max_frequency, flow_time_frequencies, sinusoids
 from gft_jax.networks.second_time import with_second_time
 
 
@@ -32,6 +32,9 @@ class ResidualMLP(nn.Module):
         hidden: width of the blocks, >= 1.
         depth: number of residual blocks, >= 1.
         time_features: number of sinusoids of t, and width of the embedding e; even, >= 2.
+        max_frequency: largest angular frequency of the sinusoids of t, >= 1, in radians per unit of flow time. The
+            default, eight periods, is finer than drifts of smooth paths need; give a network that is to become an
+            average velocity 8 or less, see `SecondTime`.
         num_classes: number K >= 1 of classes where the condition is a label: integers ``[batch]`` in 0 .. K - 1. The
             index K is the null class and means "no condition"; ``cond=None`` is the same as K in every row (as
             classifier-free guidance needs). Labels, vectors and several of them by name: see `ConditionEmbedding`.
@@ -49,6 +52,7 @@ class ResidualMLP(nn.Module):
     hidden: int = 256
     depth: int = 4
     time_features: int = 64
+    max_frequency: float = 50.0
     num_classes: Sizes = None
     cond_features: Sizes = None
     learned_null: bool = False
@@ -62,6 +66,7 @@ class ResidualMLP(nn.Module):
         check_condition_fields(self)
         if self.time_features < 2 or self.time_features % 2:
             raise ValueError(f"time_features must be even and >= 2, got {self.time_features}.")
+        check_max_frequency(self.max_frequency)
         super().__post_init__()
 
     @nn.compact
@@ -84,7 +89,8 @@ class ResidualMLP(nn.Module):
 
         # Angles are taken in float32 at least: half precision would round t itself.
         features = sinusoids(
-            t.astype(jnp.promote_types(x.dtype, jnp.float32)), flow_time_frequencies(self.time_features)
+            t.astype(jnp.promote_types(x.dtype, jnp.float32)),
+            flow_time_frequencies(self.time_features, self.max_frequency),
         )
         embedding = dense(self.time_features, "time")(features.astype(x.dtype))
         embedding = with_condition(self, embedding, cond, "condition")

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
+from gft_jax.networks.embeddings import check_max_frequency, flow_time_frequencies, sinusoids
 from gft_jax.networks.leaf_names import listed, named_leaves
 from gft_jax.types import Params
 
@@ -23,9 +23,17 @@ class SecondTime(nn.Module):
     further argument of ``__call__``; then `gft_jax.drifts.two_times` makes a drift of it and `two_time_params` its
     parameters. The last layer starts at zero, so that the second time changes nothing until it is trained.
 
+    The target of an average velocity holds its derivative by time, to which a feature of angular frequency w adds in
+    proportion to w: the features of the interval are slow, and those of t should be. Between two normal laws, after
+    3000 steps of a small `ResidualMLP`, the one-step error was 0.23 with features of both up to 50, 0.17 with slow ones
+    of the interval alone, and 0.08 with those of t up to 8 too (root mean square, two seeds,
+    ``python -m experiments.benchmarks frequencies``). Pretrain with ``max_frequency=8`` where that can still be chosen;
+    the features of `SiT` go up to 1.
+
     Attributes:
         features: width of the embedding, >= 1.
         num_sinusoids: features of the interval, even, >= 2.
+        max_frequency: largest angular frequency of these, >= 1, in radians per unit of flow time.
         dtype: dtype of the embedding; intervals are taken in float32 at least.
         param_dtype: dtype of the parameters.
 
@@ -35,6 +43,7 @@ class SecondTime(nn.Module):
 
     features: int
     num_sinusoids: int = 64
+    max_frequency: float = 2.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -43,6 +52,7 @@ class SecondTime(nn.Module):
             raise ValueError(f"features must be >= 1, got {self.features}.")
         if self.num_sinusoids < 2 or self.num_sinusoids % 2:
             raise ValueError(f"num_sinusoids must be even and >= 2, got {self.num_sinusoids}.")
+        check_max_frequency(self.max_frequency)
         super().__post_init__()
 
     @nn.compact
@@ -56,7 +66,7 @@ class SecondTime(nn.Module):
 
         features = sinusoids(
             interval.astype(jnp.promote_types(interval.dtype, jnp.float32)),
-            flow_time_frequencies(self.num_sinusoids),
+            flow_time_frequencies(self.num_sinusoids, self.max_frequency),
         )
         h = nn.silu(dense("first")(features.astype(self.dtype)))
         return dense("last", kernel_init=nn.initializers.zeros)(h)

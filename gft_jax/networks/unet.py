@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from gft_jax.networks.condition_embedding import Sizes, check_condition_fields, with_condition
 from gft_jax.networks.convolution import conv_general_dilated
-from gft_jax.networks.embeddings import flow_time_frequencies, sinusoids
+from gft_jax.networks.embeddings import check_max_frequency, flow_time_frequencies, sinusoids
 from gft_jax.networks.second_time import with_second_time
 
 _INTEGERS = ("channels", "num_res_blocks", "num_heads", "norm_groups")
@@ -56,6 +56,8 @@ class UNet(nn.Module):
         learned_null: whether vectors have a learned null, which a row of NaN and ``cond=None`` stand for; without it
             they are obligatory.
         two_times: whether the network takes a second time s, for average velocities; see `SecondTime`.
+        max_frequency: largest angular frequency of the sinusoids of t, >= 1, in radians per unit of flow time; for a
+            network that is to become an average velocity 8 or less, see `SecondTime`.
         param_dtype: dtype of the parameters.
 
     Raises:
@@ -77,6 +79,7 @@ class UNet(nn.Module):
     cond_features: Sizes = None
     learned_null: bool = False
     two_times: bool = False
+    max_frequency: float = 50.0
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
@@ -84,6 +87,7 @@ class UNet(nn.Module):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
         check_condition_fields(self)
+        check_max_frequency(self.max_frequency)
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must be one or more integers >= 1, got {self.multipliers}.")
         if any(side < 1 for side in self.attention_resolutions):
@@ -179,7 +183,7 @@ class UNet(nn.Module):
         # Angles are taken in float32 at least: half precision would round t itself.
         features = sinusoids(
             t.astype(jnp.promote_types(x.dtype, jnp.float32)),
-            flow_time_frequencies(self.channels + self.channels % 2),
+            flow_time_frequencies(self.channels + self.channels % 2, self.max_frequency),
         )
         embedding = dense("time_1")(nn.silu(dense("time_0")(features.astype(x.dtype))))
         embedding = with_condition(self, embedding, cond, "condition")
