@@ -22,7 +22,7 @@ CONDITION = {
     "param_dtype": jnp.bfloat16,
 }
 CHANGED = [
-    gft.networks.ResidualMLP(hidden=8, depth=1, time_features=4, **CONDITION),
+    gft.networks.ResidualMLP(hidden=8, depth=1, time_features=4, max_frequency=8.0, **CONDITION),
     gft.networks.SiT(
         hidden_size=8,
         depth=1,
@@ -43,6 +43,7 @@ CHANGED = [
         num_heads=2,
         norm_groups=2,
         scale_shift=True,
+        max_frequency=8.0,
         **CONDITION,
     ),
 ]
