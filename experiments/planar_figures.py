@@ -105,7 +105,8 @@ def moving_samples(
     figure = Figure(figsize=(side * num + 0.3, (side if alike else side + 0.2) * len(names) + 0.35))
     axes = figure.subplots(len(names), num, squeeze=False)
     for row, name in zip(axes, names, strict=True):
-        row[0].set_ylabel(name, color=colour(name, methods), fontweight="bold", fontsize=10)
+        size = min(10.0, 170 / len(name))  # of long names as much as fits beside a panel
+        row[0].set_ylabel(name, color=colour(name, methods), fontweight="bold", fontsize=size)
         for ax in row:
             frame(ax, half_width)
         for ax, step in zip(row, steps[name], strict=False):

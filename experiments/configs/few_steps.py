@@ -1,7 +1,12 @@
 """Flows that sample in a few evaluations, at equal cost of training: couplings, reflow, average velocities.
 
-python -m experiments.train few_steps
-python -m experiments.train few_steps --domain digits
+    python -m experiments.train few_steps
+    python -m experiments.train few_steps --domain digits
+
+Four and six minutes a seed on two busy CPU cores. Expected, five seeds (experiments/results/few_steps.md): in the plane
+a one-step W2 of 1.92 for gradual-linear, 0.32 for reflow, 0.34 for gradual-coupled, 0.35 for mean-flow and 0.38 for
+gradual-mean-flow, as by 100 steps of gradual-linear (0.37; floor 0.29); on digits a one-step energy distance of 0.02 to
+0.03 for the mean-flow methods, 0.07 for reflow, 0.34 for gradual-coupled and 1.5 for gradual-linear.
 """
 
 import math
