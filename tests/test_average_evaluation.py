@@ -79,7 +79,7 @@ def test_steps_that_fail_are_points_and_no_other_is_touched():
     assert two == (AVERAGE_VELOCITY, 2, 2, None, None, "40 of 40 samples are not finite")
 
 
-@pytest.mark.parametrize("chunk_size", [None, 5])
+@pytest.mark.parametrize("chunk_size", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_card_has_the_one_step_and_the_points_of_the_average_and_all_else_of_the_velocity(chunk_size):
     average, held_out = of_laws(), target(60, 7)
     drift = gft.drifts.instantaneous(average)

@@ -90,6 +90,7 @@ def test_an_average_velocity_that_nothing_has_learned_is_refused(run, tmp_path, 
     assert not (run / "samples").exists()
 
 
+@pytest.mark.slow
 def test_cards_are_of_the_velocity_and_of_steps_of_the_average(run, monkeypatch):
     calls = []
     report_card = gft.evaluation.report_card

@@ -10,6 +10,7 @@ from programs import call, on_fake_devices
 
 import gft_jax as gft
 from experiments import evaluate, loop, sample, train
+from experiments.few_steps import frequencies
 from experiments.few_steps.program import compare_few_steps
 from experiments.few_steps.scores import EVALUATIONS, FEW_STEP_SAMPLES, w2_at
 from experiments.files import read_arrays
@@ -150,6 +151,17 @@ def test_a_run_on_several_devices_has_the_same_numbers():
     report = on_fake_devices("few_steps_program.py", *TINY, *FLAGS["toy2d"])
     assert float(report["difference"]) < 1e-3
     assert float(report["moved"]) > 0.03
+
+
+@pytest.mark.slow
+def test_the_error_by_frequency_is_that_of_one_step(capsys):
+    """With next to no training samples lie at the old law, six away in both coordinates; with it they come near."""
+    assert frequencies.one_step_error(8.0, 0, 100).root_mean_square > 2
+    error = frequencies.one_step_error(8.0, 0, 600)
+    assert error.root_mean_square < 0.6
+    assert error.deviation == pytest.approx(0.5, abs=0.25)
+    frequencies.main((8.0,), (0,), 600)
+    assert f"| 8 | {error.root_mean_square:.2f} | {error.deviation:.2f} |" in capsys.readouterr().out
 
 
 def test_reflow_in_several_processes_is_refused_before_any_work(tmp_path, monkeypatch):

@@ -115,6 +115,7 @@ def test_a_run_takes_fused_attention_in_half_precision(inside, monkeypatch, flag
     assert bench.module == SIT
 
 
+@pytest.mark.slow
 def test_blocks_in_a_loop_go_on_from_a_base_without(inside, monkeypatch, folder, capsys):
     train.adapt(train.parse([*inside, "--scan", "--out", "looped"]))
     kept = described_model("looped").module

@@ -187,6 +187,7 @@ def test_changed_images_are_refused_with_what_differs(inside, monkeypatch, capsy
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_run_is_judged_as_it_judges_itself(inside, monkeypatch, more):
     if more:
         settings = [*TUNE, "--base", "base", *more.split()]
