@@ -177,14 +177,9 @@ def test_changed_images_are_refused_with_what_differs(inside, monkeypatch, capsy
     "more",
     [
         "",
-        *(
-            pytest.param(more, marks=pytest.mark.slow)
-            for more in (
-                "--tolerance 0.01 --precision bfloat16 --features test_image_resume:fold",
-                "--lora-rank 2 --guidance 1",
-                "--raw --coupling exact",
-            )
-        ),
+        "--tolerance 0.01 --precision bfloat16 --features test_image_resume:fold",
+        "--lora-rank 2 --guidance 1",
+        "--raw --coupling exact",
     ],
 )
 @pytest.mark.slow
