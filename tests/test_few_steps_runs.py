@@ -156,11 +156,11 @@ def test_a_run_on_several_devices_has_the_same_numbers():
 @pytest.mark.slow
 def test_the_error_by_frequency_is_that_of_one_step(capsys):
     """With next to no training samples lie at the old law, six away in both coordinates; with it they come near."""
-    assert frequencies.one_step_error(8.0, 0, 100).root_mean_square > 2
-    error = frequencies.one_step_error(8.0, 0, 600)
+    assert frequencies.one_step_error(8.0, 0, 4).root_mean_square > 2
+    error = frequencies.one_step_error(8.0, 0, 300)
     assert error.root_mean_square < 0.6
     assert error.deviation == pytest.approx(0.5, abs=0.25)
-    frequencies.main((8.0,), (0,), 600)
+    frequencies.main((8.0,), (0,), 300)
     assert f"| 8 | {error.root_mean_square:.2f} | {error.deviation:.2f} |" in capsys.readouterr().out
 
 
