@@ -21,11 +21,11 @@ TINY = shlex.split(
     "--pair-steps 2 --num-target 40"
 )
 METHODS = {
-    "toy2d": ("gradual-linear", "reflow", "gradual-mean-flow-coupled"),
+    "toy2d": ("reflow", "gradual-mean-flow-coupled"),
     "digits": ("gradual-coupled", "mean-flow", "reflow-again"),
 }
 STAGES = {
-    "toy2d": ["gradual-linear", "gradual-half", "reflow", "gradual-mean-flow-coupled"],
+    "toy2d": ["gradual-half", "reflow", "gradual-mean-flow-coupled"],
     "digits": [*METHODS["digits"][:-1], "gradual-half", "reflow", "reflow-again"],
 }
 FLAGS = {
