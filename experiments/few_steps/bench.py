@@ -1,13 +1,11 @@
 """What the methods of a few_steps run share: networks of one and of two times, scores, pairs, compiled steps."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 import gft_jax as gft
 from experiments.configs.few_steps import FewSteps
@@ -107,19 +105,16 @@ class FewStepsBench(Workbench):
             FEW_STEP_METHODS[name],
             dataclasses.replace(self.config, steps=self.config.steps_of(name)),
         )
+        method = METHODS["gradual-linear" if kind.gradual else "plain"](config, self.drift, self.path)
         if not kind.two_times:
-            return METHODS["gradual-linear" if kind.gradual else "plain"](config, self.drift, self.path)
+            return method
         options: dict[str, Any] = {
             "time_sampler": self.path.times,
             "same_time": config.same_time,
             "adaptive_power": kind.adaptive_power,
         }
-        if not kind.gradual:
-            objective = gft.objectives.mean_flow(self.average, self.path.path, **options)
-            return Method(objective, gft.cooling.constant(temperature=0.0), optax.adam(config.learning_rate))
-        cooling = gft.cooling.linear(target_weight=(config.start_weight, 1.0), num_steps=config.cooling_steps)
-        objective = gft.objectives.gradual_mean_flow(self.average, self.path.path, **options)
-        return Method(objective, cooling, optax.adam(config.learning_rate))
+        of_average = gft.objectives.gradual_mean_flow if kind.gradual else gft.objectives.mean_flow
+        return method._replace(objective=of_average(self.average, self.path.path, **options))
 
     def make_pairs(self, folder: RunFolder, name: str, seed: int, params: Params) -> None:
         """The pairs that a round of reflow learns from, made now or found in RUN/pairs.
@@ -130,15 +125,15 @@ class FewStepsBench(Workbench):
             seed: of the run.
             params: of the method that it continues.
         """
-        sample = functools.partial(_euler_samples, self.drift, self.config.pair_steps)
+        flow, num_steps = by_euler(self.drift), self.config.pair_steps
         self._pairs[name, seed] = gft.reflow.make_pairs(
             folder.path / "pairs" / f"{name}-seed{seed}",
-            sample,
+            lambda params, x0, cond: flow(params, x0, num_steps),
             params,
             gft.pairing.standard_normal(self.event_shape),
             num_pairs=self.config.num_pairs,
             seed=PAIR_SEED + num_rounds(name) * SEEDS_OF_A_ROUND + seed,
-            settings={"num_steps": self.config.pair_steps},
+            settings={"num_steps": num_steps},
             progress=folder.is_writer,
         )
 
@@ -173,7 +168,3 @@ class FewStepsBench(Workbench):
             checkpoint_every=own(config.checkpoint_every),
             keep_every=own(config.keep_every),
         )
-
-
-def _euler_samples(drift: Drift, num_steps: int, params: Any, x0: jax.Array, cond: Any) -> jax.Array:
-    return gft.sampling.sample_ode(drift, params, x0, cond=cond, num_steps=num_steps).x

@@ -78,13 +78,10 @@ def _quality(
         ax.plot(EVALUATIONS, values, color=plots.REFERENCE, linestyle=":")
     _draw_floor(ax, rows, "w2" if key is w2_at else "energy_distance")
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
+    _log_distances(ax)
     ax.xaxis.set_major_locator(FixedLocator(EVALUATIONS))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(_PLAIN)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    ax.yaxis.set_major_formatter(_PLAIN)
-    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(title=title, xlabel="evaluations of the network for a sample", ylabel=label)
     scale = "log scale" if key is w2_at else "log scale above 0.01, linear below"
     remark = f"lower is better; {scale}"
@@ -103,12 +100,16 @@ def _by_cost(ax: Axes, rows: Sequence[Record], methods: Sequence[str]) -> None:
             band = scores.values.min(axis=0), scores.values.max(axis=0)
             ax.fill_between(x, *band, color=style["color"], alpha=0.2, linewidth=0)
     _draw_floor(ax, rows, "w2")
+    _log_distances(ax)
+    ax.set(title="W₂ in one step", xlabel="cost of training, million forward evaluations", ylabel="W₂")
+    ax.text(0, 1.025, "lower is better; log scale", transform=ax.transAxes, fontsize=9.5, color="#555555")
+
+
+def _log_distances(ax: Axes) -> None:
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.yaxis.set_major_formatter(_PLAIN)
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set(title="W₂ in one step", xlabel="cost of training, million forward evaluations", ylabel="W₂")
-    ax.text(0, 1.025, "lower is better; log scale", transform=ax.transAxes, fontsize=9.5, color="#555555")
 
 
 def _draw_floor(ax: Axes, rows: Sequence[Record], key: str) -> None:
