@@ -1,11 +1,17 @@
 """The kinds of data that an experiment of several can be run on, each with defaults of its own."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from experiments.configs.settings import RunSettings, require
 
 Domain = Literal["toy2d", "digits"]
+
+OF_SHIFTED_DATA: Mapping[Domain, tuple[str, ...]] = MappingProxyType(
+    {"toy2d": ("source", "target"), "digits": ("shift",)}
+)
+"""Settings that one domain alone has, where data are shifted from one law, or set of classes, to another."""
 
 Config = TypeVar("Config")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from experiments.configs.domains import Domain, check_own_settings
+from experiments.configs.domains import OF_SHIFTED_DATA, Domain, check_own_settings
 from experiments.configs.settings import Controls, FineTuningCouplingName, Settings, require
 from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
@@ -25,10 +25,6 @@ from experiments.few_steps.scores import MOST_EVALUATIONS
 from experiments.methods import BASE_MAP_STEPS
 from gft_jax.objectives.average_target import interval_share
 
-_OF_DOMAIN: Mapping[Domain, tuple[str, ...]] = MappingProxyType(
-    {"toy2d": ("source", "target"), "digits": ("shift",)}
-)
-"""Settings that one domain alone has."""
 TRAINED = 3.0
 """Cost of training on a row in forward evaluations: one, and a backward pass of about two."""
 _OF_DERIVATIVE = 2.0
@@ -126,7 +122,7 @@ class FewSteps(Settings):
         require(1 <= self.num_target <= most, "num_target", self.num_target, f"1 to {most}")
         if self.domain == "toy2d":
             require(self.source != self.target, "target", self.target, "another law than the source")
-        check_own_settings(self, self.domain, _OF_DOMAIN)
+        check_own_settings(self, self.domain, OF_SHIFTED_DATA)
         self._check_coupling()
         self._check_path()
         self._check_steps()

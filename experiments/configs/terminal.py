@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from experiments.configs.domains import Domain, check_own_settings
+from experiments.configs.domains import OF_SHIFTED_DATA, Domain, check_own_settings
 from experiments.configs.settings import MethodName, Settings, require
 from experiments.data.digits import NUM_TARGET, Shift, class_facts, shifted_digits
 from experiments.data.shifted import ShiftedData
@@ -23,11 +23,6 @@ from experiments.data.toy2d import MAX_TARGET, Law, shifted_laws
 from gft_jax.density_ratio import LEAST_SAMPLES
 
 TerminalName = Literal["terminal-target", "terminal-base", "terminal-reward"]
-
-_OF_DOMAIN: Mapping[Domain, tuple[str, ...]] = MappingProxyType(
-    {"toy2d": ("source", "target"), "digits": ("shift",)}
-)
-"""Settings that one domain alone has."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class Terminal(Settings):
         require(self.adjoint_limit > 1, "adjoint_limit", self.adjoint_limit, "above 1")
         if self.domain == "toy2d":
             require(self.source != self.target, "target", self.target, "another law than the source")
-        check_own_settings(self, self.domain, _OF_DOMAIN)
+        check_own_settings(self, self.domain, OF_SHIFTED_DATA)
 
     def data(self) -> ShiftedData:
         """Points ``[num, 2]``, or images ``[num, 8, 8]``."""
