@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
-# Tests compile much and run little: this halves their time. Set XLA_FLAGS yourself for optimised programs.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests compile much and run little: programs that are optimised less, by XLA's older and quicker generator of code for
+# fusions, halve their time. Set XLA_FLAGS yourself for optimised programs.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import jax
 import pytest

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+ROOT = Path(__file__).parents[1]
 NUM_DEVICES = 4
 
 
@@ -18,6 +19,21 @@ def call(monkeypatch, program, *arguments):
         return program.main()
     except SystemExit as stop:
         return stop.code
+
+
+def train_at_full_size(folder, *arguments):
+    """Trains in ``folder``, in a process of its own with optimised programs: it runs more than it compiles."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def on_fake_devices(name, *arguments, num_devices=NUM_DEVICES):
@@ -49,9 +65,8 @@ def together(commands, num_devices):
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    root = Path(__file__).parents[1]
     # A program beside the tests finds its own folder, not the experiments.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     running = [
         subprocess.Popen(
             [sys.executable, *map(str, arguments)],
@@ -59,7 +74,7 @@ def together(commands, num_devices):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=root,
+            cwd=ROOT,
         )
         for arguments in commands
     ]

@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from programs import call
+from programs import call, train_at_full_size
 
 import gft_jax as gft
 from experiments import evaluate, loop, methods, sample, semi_discrete, train, workbench
@@ -530,10 +530,9 @@ def test_the_sets_of_a_shift_are_disjoint(shift):
 
 
 @pytest.mark.slow
-def test_gradual_fine_tuning_converges_more_calmly_than_plain(tmp_path, monkeypatch):
+def test_gradual_fine_tuning_converges_more_calmly_than_plain(tmp_path):
     """The program's claim at full size: about 0.7e-3 against 10e-3, and -0.98 against -0.5, on one seed."""
-    monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, train, "digits", "--methods", "gradual-linear", "plain") == 0
+    train_at_full_size(tmp_path, "digits", "--methods", "gradual-linear", "plain")
     rows = [row for row in rows_of(tmp_path / "runs" / "digits" / "001") if row["kind"] == "evaluation"]
 
     def curve(method, metric):
