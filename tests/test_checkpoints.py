@@ -95,7 +95,8 @@ def test_a_state_comes_back_bit_for_bit_with_its_metadata(tmp_path, monkeypatch,
             checkpoints.restore(states[0], step=0)
     printed = capfd.readouterr()
     assert printed.out == ""
-    assert printed.err == ""
+    # jaxlib 0.10.0 writes a line for each program that it takes from the cache of these tests.
+    assert [line for line in printed.err.splitlines() if "cpu_aot_loader" not in line] == []
 
 
 def test_a_save_is_of_the_state_at_the_call(tmp_path):
