@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 ROOT = Path(__file__).parents[1]
+PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 NUM_DEVICES = 4
 
 
@@ -24,7 +25,7 @@ def call(monkeypatch, program, *arguments):
 def train_at_full_size(folder, *arguments):
     """Trains in ``folder``, in a process of its own with optimised programs: it runs more than it compiles."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = PYTHONPATH
     done = subprocess.run(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=folder,
@@ -66,7 +67,7 @@ def together(commands, num_devices):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     # A program beside the tests finds its own folder, not the experiments.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = PYTHONPATH
     running = [
         subprocess.Popen(
             [sys.executable, *map(str, arguments)],

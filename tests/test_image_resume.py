@@ -173,6 +173,7 @@ def test_changed_images_are_refused_with_what_differs(inside, monkeypatch, capsy
     assert sorted((inside / "whole").rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -182,7 +183,6 @@ def test_changed_images_are_refused_with_what_differs(inside, monkeypatch, capsy
         "--raw --coupling exact",
     ],
 )
-@pytest.mark.slow
 def test_a_run_is_judged_as_it_judges_itself(inside, monkeypatch, more):
     if more:
         settings = [*TUNE, "--base", "base", *more.split()]
